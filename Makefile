@@ -1,0 +1,78 @@
+# Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench aimock lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := node,openai,anthropic,embedded,dev
+AIMOCK := @copilotkit/aimock@1.43.0
+
+# 3.12 and 3.11 come first: for them there is a wheel with a Redis server (see `embedded`).
+PYTHONS := python3.12 python3.11 python3 python3.13 python3.14 python
+UV := $(shell command -v uv)
+# uv trusts what this machine trusts, as pip does.
+export UV_SYSTEM_CERTS ?= true
+INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make .venv with the locked dependencies and Colony itself, editable
+
+demo: setup ## run a small fleet on an embedded Redis, no key needed
+	$(BIN)/colony demo
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict colony workers tests
+
+bench: setup ## measure; compare with the peers that can be installed
+	-$(INSTALL) --constraint requirements.lock --editable '.[bench]'
+	$(BIN)/python -m tests.bench $(ARGS)
+
+aimock: $(VENV)/aimock/.ready ## install the model server that the aimock tests call (needs npm and Node 20)
+
+lock: $(BIN)/python ## resolve requirements.lock anew, for Python 3.11 to 3.13
+	test -n "$(UV)" || $(INSTALL) uv
+	$(or $(UV),$(BIN)/uv) pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		$(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) \
+		pyproject.toml --output-file requirements.lock
+
+clean: ## remove what make and the tools made
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+comma := ,
+
+# A Python counts only if it runs: a version manager's shim may be on PATH and fail. Without uv it
+# must also be able to make a virtual environment with pip in it.
+IS_USABLE := import sys$(if $(UV),,, ensurepip, venv); sys.version_info >= (3, 11) and print(sys.executable)
+
+$(BIN)/python:
+	@for name in $(PYTHONS); do \
+		python=$$($$name -c '$(IS_USABLE)' 2>/dev/null); \
+		if test -n "$$python"; then break; fi; \
+	done; \
+	if test -z "$$python"; then \
+		$(if $(UV),python=3.12,echo "$(NO_PYTHON)" >&2; exit 1); \
+	fi; \
+	echo "Making $(VENV) with $$python"; \
+	rm -rf $(VENV); \
+	$(if $(UV),$(UV) venv --quiet --seed --python "$$python" $(VENV),"$$python" -m venv $(VENV))
+
+NO_PYTHON := Colony needs Python 3.11 or newer with its venv module, and none of $(PYTHONS) is one: \
+install python3 and python3-venv with your package manager, or install uv.
+
+$(VENV)/.ready: pyproject.toml requirements.lock | $(BIN)/python
+	$(INSTALL) --requirement requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/aimock/.ready: Makefile | setup
+	npm install --prefix $(VENV)/aimock --no-audit --no-fund --loglevel=error $(AIMOCK)
+	@touch $@
