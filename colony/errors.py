@@ -1,0 +1,92 @@
+"""Every error Colony raises on purpose.
+
+    ColonyError
+    ├── ConfigurationError      a setting or an argument is wrong
+    │   ├── DefinitionError     a colony's definition does not load or contradicts itself
+    │   └── ModelError          a model string, key or provider that cannot be used
+    ├── InvalidTask             a task, its data or an option was refused; nothing was accepted
+    ├── SpawnRefused            the fleet refuses new work; nothing was accepted
+    │   ├── UnknownColony       no node has ever served a colony of this name here
+    │   ├── NoNodes             nobody is alive who could run it, and the caller asked to be told
+    │   ├── FleetFull           `max_pending` workers wait already
+    │   └── IntakePaused        an operator paused the intake
+    ├── UnknownWorker           there is no such worker (or its record was retired)
+    ├── NotEnded                the operation needs a worker that has ended
+    ├── StoreUnavailable        Redis cannot be reached, or refuses to write
+    │   └── StoreIncompatible   Redis is too old, or was written by a newer Colony
+    ├── StaleToken              a write came from someone who no longer owns the worker
+    └── EmbeddedRedisError      the embedded Redis server failed
+        └── RedisMissing        there is no Redis server on this machine to embed
+
+A message names the thing, what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ColonyError(Exception):
+    """Base of all errors that Colony raises on purpose; its text is fit for a user's eyes."""
+
+
+class ConfigurationError(ColonyError):
+    """A setting or an argument is wrong."""
+
+
+class DefinitionError(ConfigurationError):
+    """A colony's definition does not load or contradicts itself."""
+
+
+class ModelError(ConfigurationError):
+    """A model string, a key or a provider that cannot be used."""
+
+
+class InvalidTask(ColonyError, ValueError):
+    """A task, its data or an option was refused; nothing was accepted."""
+
+
+class SpawnRefused(ColonyError):
+    """The fleet refuses new work; nothing was accepted."""
+
+
+class UnknownColony(SpawnRefused):
+    """No node has ever served a colony of this name in this Redis."""
+
+
+class NoNodes(SpawnRefused):
+    """No node of the colony is alive, and the caller asked to be told."""
+
+
+class FleetFull(SpawnRefused):
+    """`max_pending` workers wait already; try again later."""
+
+
+class IntakePaused(SpawnRefused):
+    """An operator paused the intake of this colony."""
+
+
+class UnknownWorker(ColonyError, LookupError):
+    """There is no such worker, or its record was retired."""
+
+
+class NotEnded(ColonyError):
+    """The operation needs a worker that has ended; this one has not."""
+
+
+class StoreUnavailable(ColonyError, ConnectionError):
+    """Redis cannot be reached, or refuses to write."""
+
+
+class StoreIncompatible(StoreUnavailable):
+    """Redis is too old for Colony, or its data were written by a newer Colony."""
+
+
+class StaleToken(ColonyError):
+    """A write came from someone who no longer owns the worker: it changed nothing."""
+
+
+class EmbeddedRedisError(ColonyError):
+    """The embedded Redis server failed to start, or died."""
+
+
+class RedisMissing(EmbeddedRedisError):
+    """There is no Redis server on this machine that could be embedded."""
