@@ -1,0 +1,239 @@
+"""What travels and what is kept: frozen pydantic models that encode and decode themselves as JSON.
+
+A worker's life (DESIGN of the states; every arrow is one script of `colony.store`)::
+
+    PENDING ──claim──▶ RUNNING ──settle──▶ COMPLETED | FAILED | STOPPED
+       ▲  ▲               │ │
+       │  └──rescue───────┘ └──park──▶ PARKED(reason) ──wake──▶ PENDING
+       └── hand-over (node drains)
+
+Times are Redis' clock: aware `datetime`s in UTC here, whole milliseconds in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life. The last three are terminal."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PARKED = "PARKED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a worker in this state has its report and never changes again."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({WorkerState.COMPLETED, WorkerState.FAILED, WorkerState.STOPPED})
+
+
+class ReportStatus(StrEnum):
+    """How a worker ended. COMPLETED carries success or partial, FAILED failed or timeout."""
+
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    STOPPED = "stopped"
+
+    @property
+    def state(self) -> WorkerState:
+        """The terminal state that carries this status."""
+        return STATE_OF_STATUS[self]
+
+
+STATE_OF_STATUS: Mapping[ReportStatus, WorkerState] = {
+    ReportStatus.SUCCESS: WorkerState.COMPLETED,
+    ReportStatus.PARTIAL: WorkerState.COMPLETED,
+    ReportStatus.FAILED: WorkerState.FAILED,
+    ReportStatus.TIMEOUT: WorkerState.FAILED,
+    ReportStatus.STOPPED: WorkerState.STOPPED,
+}
+
+
+class EventType(StrEnum):
+    """What the bridge tells. Lifecycle events have an id and are kept; `*_delta` and
+    `progress` events are only heard by those who listen at that moment."""
+
+    EXECUTION_ACCEPTED = "execution_accepted"
+    EXECUTION_STARTED = "execution_started"
+    EXECUTION_RESUMED = "execution_resumed"
+    EXECUTION_PAUSED = "execution_paused"
+    EXECUTION_RESURRECTED = "execution_resurrected"
+    EXECUTION_COMPLETED = "execution_completed"
+    EXECUTION_FAILED = "execution_failed"
+    EXECUTION_STOPPED = "execution_stopped"
+    LLM_TURN_COMPLETE = "llm_turn_complete"
+    TOOL_CALL_STARTED = "tool_call_started"
+    TOOL_CALL_COMPLETED = "tool_call_completed"
+    NODE_RETRY = "node_retry"
+    SUBAGENT_REPORT = "subagent_report"
+    LATE_RESULT = "late_result"
+    NODE_JOINED = "node_joined"
+    NODE_LOST = "node_lost"
+    INTAKE_PAUSED = "intake_paused"
+    INTAKE_RESUMED = "intake_resumed"
+    LLM_TEXT_DELTA = "llm_text_delta"
+    PROGRESS = "progress"
+    GAP = "gap"
+
+
+class Model(BaseModel):
+    """Base of all that is kept or sent: frozen; unknown fields of a newer version are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Report(Model):
+    """The one structured result of a worker.
+
+    `data` is always an object, `duration_seconds` counts from the first claim to the end (0 for a
+    worker that never ran), `tokens_used` and `cost_usd` count every model answer that was paid for,
+    those of crashed attempts too. `cost_usd` is None where the price of the model is not known.
+    """
+
+    worker_id: str
+    status: ReportStatus
+    summary: str
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+    error: str | None = None
+    duration_seconds: float = 0.0
+    tokens_used: int = 0
+    cost_usd: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True for success and partial."""
+        return self.status.state is WorkerState.COMPLETED
+
+
+class TaskSpec(Model):
+    """One task to spawn: what `spawn_batch` takes where a plain string is not enough."""
+
+    task: str
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+    agent: str | None = None
+
+
+class Attempt(Model):
+    """One claim of a worker: who ran it, since when, and how that attempt ended."""
+
+    epoch: int
+    node: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+
+
+class WorkerRecord(Model):
+    """All that is kept of a worker beside its conversation. Read with `runtime.get_worker`."""
+
+    worker_id: str
+    colony_id: str
+    state: WorkerState
+    agent: str
+    task: str
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+    correlation_id: str | None = None
+    stream_id: str
+    parent_id: str | None = None
+    root_id: str
+    depth: int = 0
+    priority: int = 0
+    version: str
+    created_at: datetime
+    since: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    not_before: datetime | None = None
+    deadline: datetime | None = None
+    waits_for: str | None = None
+    stopping: str | None = None
+    node: str | None = None
+    epoch: int = 0
+    resurrections: int = 0
+    rings: int = 0
+    rung_at: datetime | None = None
+    requests: int = 0
+    tokens_used: int = 0
+    cost_usd: float | None = None
+    attempts: tuple[Attempt, ...] = ()
+    report: Report | None = None
+
+
+class NodeInfo(Model):
+    """One node as it described itself on its last beat. `lease_seconds` < 0: it is presumed dead."""
+
+    node: str
+    host: str
+    pid: int
+    pool: str
+    concurrency: int
+    processes: int = 1
+    version: str
+    started_at: datetime
+    lease_seconds: float
+    running: int = 0
+
+
+class FleetStats(Model):
+    """A colony at one moment: workers by state, live nodes, totals since the colony was registered."""
+
+    colony_id: str
+    states: dict[WorkerState, int]
+    nodes: int
+    slots: int
+    intake_paused: bool
+    oldest_pending_seconds: float | None = None
+    totals: dict[str, int] = Field(default_factory=dict)
+    events: int = 0
+
+
+class Event(Model):
+    """One thing that happened. `id` is None for events that are not kept (deltas, progress, gaps).
+
+    Ids are ``generation-sequence``: sequence numbers are consecutive, the generation goes up when
+    Redis was restarted. `execution_id` is the worker's id, as in the systems Colony grew from.
+    """
+
+    id: str | None = None
+    type: EventType | str
+    colony_id: str
+    stream_id: str | None = None
+    execution_id: str | None = None
+    worker_id: str | None = None
+    correlation_id: str | None = None
+    at: datetime
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Rejected(Model):
+    """A message that was set aside because it was not ours or malformed."""
+
+    at: datetime
+    reason: str
+    message: str
+
+
+def from_ms(milliseconds: int | str | bytes) -> datetime:
+    """The UTC time of a number of milliseconds since the epoch, as the store keeps it."""
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+
+
+def to_ms(moment: datetime) -> int:
+    """Whole milliseconds since the epoch. A naive `datetime` is refused: its zone is a guess."""
+    if moment.tzinfo is None:
+        raise ValueError(f"expected a datetime with a time zone, got the naive {moment!r}")
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,94 @@
+"""Settings: how a process reaches Redis, and how a node keeps time. All have defaults.
+
+Every field can be set by the environment variable ``COLONY_<FIELD NAME IN CAPITALS>``; durations
+are seconds ("2.5") or ISO 8601 ("PT2.5S"). What belongs to a colony rather than to a process
+(limits, retention) is `colony.definition.ColonyConfig`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _seconds(value: object) -> object:
+    """Environment variables are text: "2.5" means seconds."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds)]
+"""A `timedelta` that can also be set as a number of seconds in an environment variable."""
+
+
+class Settings(BaseSettings):
+    """One frozen object per process; made once and handed down."""
+
+    model_config = SettingsConfigDict(env_prefix="COLONY_", frozen=True, extra="ignore")
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis (6.2+) or Valkey that holds the store, and the queue unless broker_url is set.",
+    )
+    broker_url: str | None = Field(
+        None, description="A separate Redis for the Celery queue. Default: redis_url."
+    )
+    app: str | None = Field(
+        None,
+        description="The definition a node serves, as module:attribute (examples.survey:colony).",
+    )
+    concurrency: int = Field(
+        1000, ge=1, description="How many workers a node process runs at once, on the asyncio pool."
+    )
+    connect_timeout: Duration = Field(
+        timedelta(seconds=1.5),
+        description="How long a producer tries to reach Redis before it says so. Errors come within 2 s.",
+    )
+    beat_interval: Duration = Field(
+        timedelta(seconds=1), description="How often a node renews its lease."
+    )
+    lease: Duration = Field(
+        timedelta(seconds=4),
+        description="How long a node's claims hold after its last beat. At least three beats.",
+    )
+    sweep_interval: Duration = Field(
+        timedelta(seconds=0.5),
+        description="How often the fleet's janitors, together, look for what is due.",
+    )
+    ring_again_after: Duration = Field(
+        timedelta(seconds=2),
+        description="Age of an unanswered doorbell, with an empty queue, before it is rung again; "
+        "doubles each time.",
+    )
+    stop_grace: Duration = Field(
+        timedelta(seconds=2),
+        description="How long a running worker that was told to stop may take before the store ends it.",
+    )
+    tool_threads: int = Field(
+        64, ge=1, description="Threads of a node for synchronous tools (hung ones are replaced)."
+    )
+    tracer_threads: int = Field(
+        2, ge=1, description="Threads of the asyncio pool that run Celery's tracer."
+    )
+
+    @model_validator(mode="after")
+    def _lease_outlives_beats(self) -> Self:
+        if self.lease < 3 * self.beat_interval:
+            raise ValueError(
+                f"COLONY_LEASE ({self.lease.total_seconds():g} s) must be at least three times "
+                f"COLONY_BEAT_INTERVAL ({self.beat_interval.total_seconds():g} s): "
+                "otherwise one late beat counts as death"
+            )
+        return self
+
+    @property
+    def queue_url(self) -> str:
+        """The Redis that holds the Celery queue."""
+        return self.broker_url or self.redis_url

@@ -1,0 +1,169 @@
+"""Tools: plain functions with a schema, and the context they may ask for.
+
+The signature becomes the JSON schema the model sees, the docstring its description, and pydantic
+checks what the model sends against both before the function runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, get_type_hints
+
+import docstring_parser
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
+
+from colony.errors import DefinitionError
+
+Progress = Callable[[str, Mapping[str, JsonValue]], Awaitable[None]]
+
+RESERVED = frozenset({"report_to_parent"})
+"""Names of tools that Colony itself offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a tool may know of the call it serves. Ask for it by annotating a parameter with it.
+
+    `idempotency_key` is the same each time this very call is made (also after a crash): hand it to
+    the service that the tool calls. `remaining` is None where the worker has no deadline.
+    """
+
+    worker_id: str
+    colony_id: str
+    agent: str
+    task: str
+    data: Mapping[str, JsonValue]
+    tool_call_id: str
+    idempotency_key: str
+    deadline: datetime | None
+    remaining: timedelta | None
+    _progress: Progress = field(repr=False)
+
+    async def progress(self, message: str, **data: JsonValue) -> None:
+        """Tell whoever listens how far the call is: a `progress` event, heard live and not kept."""
+        await self._progress(message, data)
+
+    def progress_threadsafe(self, message: str, **data: JsonValue) -> None:
+        """The same for a synchronous tool: returns at once, from any thread."""
+        self._schedule(self._progress(message, data))
+
+    _schedule: Callable[[Awaitable[None]], None] = field(default=lambda _: None, repr=False)
+
+
+class Park(Exception):
+    """Raised by a tool to let the worker sleep without holding a slot.
+
+    The worker is parked (`time`) for `duration`; the model then sees `result` as the tool's answer.
+    The tool is not called again.
+    """
+
+    def __init__(self, duration: timedelta, result: JsonValue = "done waiting") -> None:
+        if duration < timedelta(0):
+            raise ValueError(f"a worker cannot sleep for {duration}: expected a positive duration")
+        super().__init__(f"park for {duration}")
+        self.duration = duration
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool of a colony, ready to be offered to a model and to be called."""
+
+    name: str
+    description: str
+    function: Callable[..., Any]
+    arguments: type[BaseModel]
+    context_parameter: str | None
+    idempotent: bool
+    read_only: bool
+    timeout: timedelta
+    is_async: bool
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a call that was open at a crash may simply be made again."""
+        return self.idempotent or self.read_only
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        return self.arguments.model_json_schema()
+
+
+def make_tool(
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    idempotent: bool = False,
+    read_only: bool = False,
+    timeout: timedelta = timedelta(seconds=60),
+    requires_approval: bool = False,
+) -> Tool:
+    """Make a `Tool` of a function; refuses what could only fail later, at a model's hands."""
+    tool_name = name or function.__name__
+    if requires_approval:
+        raise DefinitionError(
+            f"tool {tool_name!r}: requires_approval=True is not supported yet: there is nobody who "
+            "could approve the call, so the worker would wait for ever. Remove the option"
+        )
+    if tool_name in RESERVED:
+        raise DefinitionError(f"tool {tool_name!r}: this name belongs to Colony; choose another")
+    if timeout <= timedelta(0):
+        raise DefinitionError(f"tool {tool_name!r}: timeout must be positive, got {timeout}")
+    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    context_parameter, arguments = _arguments_of(function, tool_name, doc)
+    return Tool(
+        name=tool_name,
+        description="\n\n".join(t for t in (doc.short_description, doc.long_description) if t),
+        function=function,
+        arguments=arguments,
+        context_parameter=context_parameter,
+        idempotent=idempotent,
+        read_only=read_only,
+        timeout=timeout,
+        is_async=inspect.iscoroutinefunction(function),
+    )
+
+
+def _arguments_of(
+    function: Callable[..., Any], tool_name: str, doc: docstring_parser.Docstring
+) -> tuple[str | None, type[BaseModel]]:
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(
+            f"tool {tool_name!r}: annotation cannot be resolved ({error}); "
+            "import the name at module level, not under TYPE_CHECKING"
+        ) from error
+    described = {p.arg_name: p.description for p in doc.params}
+    context_parameter: str | None = None
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name, Any)
+        if hint is ToolContext:
+            context_parameter = parameter.name
+            continue
+        if parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+            parameter.POSITIONAL_ONLY,
+        ):
+            raise DefinitionError(
+                f"tool {tool_name!r}: parameter {parameter.name!r} is {parameter.kind.description}; "
+                "a model sends named arguments: give each one a name"
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hint, Field(default, description=described.get(parameter.name)))
+    try:
+        model = create_model(
+            f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields
+        )
+        model.model_json_schema()
+    except Exception as error:
+        raise DefinitionError(
+            f"tool {tool_name!r}: no JSON schema for its parameters: {error}"
+        ) from error
+    return context_parameter, model
