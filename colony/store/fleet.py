@@ -1,0 +1,115 @@
+"""The fleet's housekeeping: definitions, leases, and what the janitors find due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pydantic_core import to_json
+
+from colony.models import EventType
+from colony.store.base import StoreBase, _newer_schema, millis, pairs
+from colony.store.keys import COLONIES
+from colony.store.scripts import SCHEMA
+from colony.store.workers import Ring, rings
+
+REJECTED_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a sweep found: nodes whose lease ran out, items whose time has come, how many wait."""
+
+    dead_nodes: Sequence[str]
+    items: Sequence[str]
+    pending: int
+
+
+class FleetKeeping(StoreBase):
+    """What nodes and janitors do. Every one of these may be done by any node, any number of times."""
+
+    async def register(self, face: Mapping[str, str | int]) -> None:
+        """Make the colony known to producers: its limits, agents and version."""
+        flat = [
+            text
+            for item in {"id": self.colony_id, **face, "schema": SCHEMA}.items()
+            for text in item
+        ]
+        reply = await self.run("register", *flat)
+        if reply != "ok":
+            raise _newer_schema(self.colony_id, reply[1])
+        await self.link.call("SADD", COLONIES, self.colony_id)
+
+    async def beat(
+        self, node: str, *, lease: timedelta, about: Mapping[str, str | int], join: bool = False
+    ) -> dict[str, str] | None:
+        """Renew (or, with `join`, take) a node's lease. Returns what the store thinks it runs, worker
+        id → claim token; None when the lease was taken away: this node is dead and must start anew."""
+        flat = [text for item in about.items() for text in item]
+        reply = await self.run("beat", node, millis(lease), int(join), *flat)
+        return pairs(reply[1]) if reply[0] == "ok" else None
+
+    async def sweep(self, *, interval: timedelta, lease: timedelta, cap: int) -> Due | None:
+        """What is due now; None when another node has just looked."""
+        reply = await self.run("sweep", millis(interval), millis(lease), self.link.run_id, cap)
+        return Due(reply[1], reply[2], int(reply[3])) if reply[0] == "go" else None
+
+    async def rescue(
+        self, node: str, *, cap: int, ring_again_after: timedelta, died: bool = True
+    ) -> tuple[int, list[Ring]]:
+        """Take up to `cap` workers of a dead (or leaving) node; returns how many, and whom to ring for."""
+        taken, flat = await self.run("rescue", node, cap, millis(ring_again_after), int(died))
+        return int(taken), rings(flat)
+
+    async def expire(self, item: str, *, grace: timedelta) -> None:
+        """Act on a deadline that passed, or on a stop that was not obeyed within its grace."""
+        await self.run("expire", item, millis(grace))
+
+    async def ring_again(self, *, after: timedelta, cap: int) -> list[Ring]:
+        """Doorbells that went unanswered. Only ask when the queue was seen empty."""
+        return rings(await self.run("ring_again", millis(after), cap))
+
+    async def retain(self, *, most: int, ttl: timedelta | None, cap: int) -> int:
+        """Forget ended workers beyond what is kept. Returns how many."""
+        return int(await self.run("retain", most, "" if ttl is None else millis(ttl), cap))
+
+    async def reject(self, reason: str, message: str) -> None:
+        """Set a message aside that is not ours or malformed, with its reason."""
+        entry = to_json({"reason": reason, "message": message[:2000]}).decode()
+        await self.run("reject", entry, REJECTED_KEPT)
+
+    async def tell(
+        self, kind: EventType, data: Mapping[str, Any], worker_id: str | None = None
+    ) -> None:
+        """Write one lifecycle event that belongs to no transition."""
+        await self.run("tell", kind.value, worker_id or "", to_json(data).decode())
+
+    async def say(
+        self,
+        kind: str,
+        data: Mapping[str, Any],
+        *,
+        worker_id: str,
+        stream_id: str,
+        correlation_id: str | None,
+    ) -> None:
+        """Tell those who listen right now; nothing is kept, nothing is numbered."""
+        event = {
+            "id": None,
+            "type": kind,
+            "colony_id": self.colony_id,
+            "stream_id": stream_id,
+            "execution_id": worker_id,
+            "worker_id": worker_id,
+            "correlation_id": correlation_id,
+            "at": time.time_ns() // 1_000_000,
+            "data": dict(data),
+        }
+        await self.link.call("PUBLISH", self.keys("live"), to_json(event).decode())
+
+    async def set_intake(self, *, paused: bool) -> bool:
+        """Close or open the intake. False when the colony is unknown."""
+        return bool(await self.run("set_intake", int(paused)) == "ok")

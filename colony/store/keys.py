@@ -1,0 +1,77 @@
+"""Every Redis key of a colony, in one place, for Python and for the scripts.
+
+All keys of a colony share the prefix ``colony:{<id>}:`` (one hash tag: one cluster slot).
+
+=================  ======  ====================================================  ===================
+name               type    holds                                                 lives
+=================  ======  ====================================================  ===================
+meta               hash    definition's face, limits, generation, counters       for ever
+state:<STATE>      zset    worker id → since when (ms), one per state            with its workers
+ended              zset    worker id → ended at (ms), all terminal states        until retention
+worker:<id>        hash    the record of a worker                                until retention
+parts:<id>         list    its conversation (`colony.conversation`)              until retention
+nodes              zset    node → end of its lease (ms)                          until it leaves
+node:<node>        hash    what the node says of itself                          until it leaves
+held:<node>        hash    worker id → claim token, what the node runs now       until it leaves
+doorbells          zset    PENDING worker → when it may be rung again (ms)       while PENDING
+due                zset    <kind>:<worker id> → when (ms): deadline, wake, kill  until it is due
+idem               zset    idempotency key → end of life (ms)                    idempotency_ttl
+idem_ids           hash    idempotency key → ids of the first answer             idempotency_ttl
+staged:<batch>     list    ids staged for one large accept                       a minute
+waited             zset    worker id → until when somebody waits (ms)            a minute, renewed
+rejected           list    messages set aside, newest first                      the last 1,000
+events             stream  lifecycle events, id = generation-sequence            max_history
+=================  ======  ====================================================  ===================
+
+Channels: ``live`` (every event), ``reports`` (each report once), ``hints`` (stop and wake-up
+words to the nodes). ``colony:colonies`` is the set of colony ids that a Redis knows.
+"""
+
+from __future__ import annotations
+
+COLONIES = "colony:colonies"
+
+PLAIN = (
+    "meta",
+    "ended",
+    "nodes",
+    "doorbells",
+    "due",
+    "idem",
+    "idem_ids",
+    "waited",
+    "rejected",
+    "events",
+)
+OF_ONE = ("state", "worker", "parts", "node", "held", "staged")
+CHANNELS = ("live", "reports", "hints")
+
+
+def prefix(colony_id: str) -> str:
+    """The common start of a colony's keys. Braces: a hash tag."""
+    return f"colony:{{{colony_id}}}:"
+
+
+class Keys:
+    """The keys of one colony: ``keys("meta")``, ``keys("worker", worker_id)``."""
+
+    __slots__ = ("prefix",)
+
+    def __init__(self, colony_id: str) -> None:
+        self.prefix = prefix(colony_id)
+
+    def __call__(self, name: str, of: str | None = None) -> str:
+        """The key `name`, or ``name:of`` for those that exist once per worker, node or state."""
+        known = OF_ONE if of is not None else PLAIN + CHANNELS
+        if name not in known:
+            raise KeyError(
+                f"no key is named {name!r}{' of one thing' if of else ''}; known: {known}"
+            )
+        return f"{self.prefix}{name}:{of}" if of is not None else self.prefix + name
+
+
+def lua_table() -> str:
+    """The same names for the scripts: ``K.meta``, ``K.worker(id)``; ``KEYS[1]`` is the prefix."""
+    plain = [f"{name} = KEYS[1] .. '{name}'" for name in PLAIN + CHANNELS]
+    of_one = [f"{name} = function(of) return KEYS[1] .. '{name}:' .. of end" for name in OF_ONE]
+    return "local K = {" + ", ".join(plain + of_one) + "}\n"

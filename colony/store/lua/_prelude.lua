@@ -1,0 +1,135 @@
+-- Shared by all scripts; put in front of each one. K (the keys) comes from keys.py.
+-- User JSON is only ever carried as text, never decoded (cjson turns [] into {} and rounds 2^53+1).
+
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local quote = cjson.encode
+local EMBEDDED_REPORT_BYTES = 8192   -- a larger report is read from the record, not from the event
+
+local function int(n) return string.format('%.0f', n) end
+local function text_or_null(s) if s and s ~= '' then return quote(s) end return 'null' end
+local function number_or(s, otherwise) if s and s ~= '' then return s end return otherwise end
+local function count(what, n) redis.call('HINCRBY', K.meta, 'total:' .. what, n or 1) end
+
+local TERMINAL = {COMPLETED = true, FAILED = true, STOPPED = true}
+local STATE_OF = {success = 'COMPLETED', partial = 'COMPLETED', failed = 'FAILED', timeout = 'FAILED', stopped = 'STOPPED'}
+
+-- Write one lifecycle event to the log and to whoever listens; data is JSON text.
+local face
+local function emit(kind, wid, data)
+  face = face or redis.call('HMGET', K.meta, 'generation', 'max_history', 'id')
+  local of, who = {false, false}, 'null'
+  if wid then
+    of = redis.call('HMGET', K.worker(wid), 'stream', 'correlation')
+    who = quote(wid)
+  end
+  local id = (face[1] or '1') .. '-' .. redis.call('HINCRBY', K.meta, 'events', 1)
+  local event = '{"id":"' .. id .. '","type":' .. quote(kind) .. ',"colony_id":' .. quote(face[3] or '')
+    .. ',"stream_id":' .. text_or_null(of[1]) .. ',"execution_id":' .. who .. ',"worker_id":' .. who
+    .. ',"correlation_id":' .. text_or_null(of[2]) .. ',"at":' .. int(now) .. ',"data":' .. data .. '}'
+  redis.call('XADD', K.events, 'MAXLEN', '~', face[2] or '10000', id, 'e', event)
+  redis.call('PUBLISH', K.live, event)
+end
+
+-- The fields a transition needs to know; false where unset.
+local FIELDS = {'state', 'token', 'node', 'epoch', 'started', 'attempts', 'resurrections', 'stop_status', 'stop_reason',
+  'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'tokens', 'cost', 'label', 'agent', 'deadline'}
+local function read(wid)
+  local values = redis.call('HMGET', K.worker(wid), unpack(FIELDS))
+  local rec = {}
+  for i, name in ipairs(FIELDS) do rec[name] = values[i] end
+  return rec
+end
+
+-- Move a worker to another state; every index follows.
+local function enter(wid, rec, state)
+  if rec.state then redis.call('ZREM', K.state(rec.state), wid) end
+  redis.call('ZADD', K.state(state), now, wid)
+  redis.call('HSET', K.worker(wid), 'state', state, 'since', int(now))
+  if rec.node then redis.call('HDEL', K.held(rec.node), wid) end
+  if rec.state == 'PENDING' then redis.call('ZREM', K.doorbells, wid) end
+  rec.state = state
+end
+
+-- Note how the current attempt ended, beside the line its claim wrote.
+local function close_attempt(wid, rec, outcome)
+  if not rec.token then return end
+  local line = '{"epoch":' .. rec.epoch .. ',"ended_at":' .. int(now) .. ',"outcome":' .. quote(outcome) .. '}\n'
+  rec.attempts = (rec.attempts or '') .. line
+  redis.call('HSET', K.worker(wid), 'attempts', rec.attempts)
+  redis.call('HDEL', K.worker(wid), 'token', 'node')
+end
+
+-- Settle: the one step into a terminal state. A filed report wins over whatever is proposed.
+local function finish(wid, rec, status, summary, data, err)
+  if rec.filed_status then
+    status, summary, data, err = rec.filed_status, rec.filed_summary, rec.filed_data, rec.filed_error
+  end
+  close_attempt(wid, rec, status)
+  enter(wid, rec, STATE_OF[status])
+  local seconds = 0
+  if rec.started then seconds = (now - tonumber(rec.started)) / 1000 end
+  local function report(with_data)
+    return '{"worker_id":' .. quote(wid) .. ',"status":' .. quote(status) .. ',"summary":' .. quote(summary)
+      .. ',"data":' .. with_data .. ',"error":' .. text_or_null(err)
+      .. ',"duration_seconds":' .. string.format('%.3f', seconds)
+      .. ',"tokens_used":' .. number_or(rec.tokens, '0') .. ',"cost_usd":' .. number_or(rec.cost, 'null') .. '}'
+  end
+  local whole = report(data)
+  redis.call('HSET', K.worker(wid), 'report', whole, 'ended', int(now))
+  redis.call('HDEL', K.worker(wid), 'waits_for', 'stop_status', 'stop_reason', 'filed_summary', 'filed_data', 'filed_error')
+  redis.call('ZADD', K.ended, now, wid)
+  redis.call('ZREM', K.due, 'wake:' .. wid, 'kill:' .. wid)
+  if rec.deadline then redis.call('ZREM', K.due, 'deadline:' .. wid) end
+  count(status)
+  local small = whole
+  if #whole > EMBEDDED_REPORT_BYTES then
+    small = string.sub(report('{}'), 1, -2) .. ',"data_omitted":true}'
+  end
+  local verb = {COMPLETED = 'execution_completed', FAILED = 'execution_failed', STOPPED = 'execution_stopped'}
+  emit(verb[rec.state], wid, '{"status":' .. quote(status) .. ',"error":' .. text_or_null(err) .. '}')
+  emit('subagent_report', wid, '{"task":' .. quote(rec.label or '') .. ',' .. string.sub(small, 2))
+  redis.call('PUBLISH', K.reports, small)
+end
+
+-- Ready to be claimed (again); the caller rings, and if it dies first the janitor does.
+local function make_pending(wid, rec, ring_again_ms)
+  enter(wid, rec, 'PENDING')
+  redis.call('HDEL', K.worker(wid), 'waits_for')
+  redis.call('HSET', K.worker(wid), 'rings', 0, 'rung', int(now))
+  redis.call('ZADD', K.doorbells, now + tonumber(ring_again_ms), wid)
+end
+
+-- Take a RUNNING worker from its owner. counted: as a death of its node. Returns true when it is to be rung.
+local function release(wid, rec, outcome, counted, ring_again_ms)
+  close_attempt(wid, rec, outcome)
+  if rec.stop_status then
+    finish(wid, rec, rec.stop_status, rec.stop_reason or 'Worker was stopped.', '{}', rec.stop_status)
+    return false
+  end
+  if counted then
+    local deaths = redis.call('HINCRBY', K.worker(wid), 'resurrections', 1)
+    if deaths > tonumber(redis.call('HGET', K.meta, 'max_resurrections') or '3') then
+      count('lost')
+      finish(wid, rec, 'failed', 'Worker was lost: its node died under it ' .. int(deaths) .. ' times, last: ' .. outcome
+        .. '.', '{}', 'lost')
+      return false
+    end
+    count('rescued')
+    emit('execution_resurrected', wid, '{"attempt":' .. rec.epoch .. ',"reason":' .. quote(outcome) .. '}')
+  else
+    emit('execution_paused', wid, '{"reason":' .. quote(outcome) .. '}')
+  end
+  make_pending(wid, rec, ring_again_ms)
+  return true
+end
+
+-- Tell the nodes that a running worker must end; the store ends it itself after the grace time.
+local function tell_stop(wid, rec, status, reason, grace_ms)
+  redis.call('HSET', K.worker(wid), 'stop_status', status, 'stop_reason', reason)
+  redis.call('ZADD', K.due, now + tonumber(grace_ms), 'kill:' .. wid)
+  redis.call('PUBLISH', K.hints, 'stop ' .. wid)
+end
+
+-- The fence: only the owner of the claim writes.
+local function owns(rec, token) return rec.state == 'RUNNING' and rec.token == token end

@@ -1,0 +1,11 @@
+-- Make a colony known: its face and its limits. Idempotent; the last definition wins.
+-- ARGV: field, value, … for the meta hash (id, goal, version, schema, limits, agents, tools as JSON text)
+-- Returns: 'ok', or {'schema', the schema found} when a newer Colony wrote here.
+local found = redis.call('HGET', K.meta, 'schema')
+for i = 1, #ARGV, 2 do
+  if ARGV[i] == 'schema' and found and tonumber(found) > tonumber(ARGV[i + 1]) then return {'schema', found} end
+end
+redis.call('HSET', K.meta, unpack(ARGV))
+redis.call('HSETNX', K.meta, 'generation', 1)
+redis.call('HSETNX', K.meta, 'registered', int(now))
+return 'ok'

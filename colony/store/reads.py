@@ -1,0 +1,124 @@
+"""What can be read of a colony, without changing anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from colony.conversation import Part, load_parts
+from colony.models import FleetStats, NodeInfo, Rejected, Report, WorkerRecord, WorkerState
+from colony.store.base import StoreBase, millis, pairs
+from colony.store.records import to_node, to_record
+
+
+class Reads(StoreBase):
+    """Reads. Each is a snapshot of its moment."""
+
+    async def get(self, worker_id: str) -> WorkerRecord | None:
+        """One worker, or None when there is no such record (any more)."""
+        raw = pairs(await self._hash(self.keys("worker", worker_id)))
+        if not raw or raw.get("state", "STAGED") == "STAGED":
+            return None
+        return to_record(self.colony_id, worker_id, raw)
+
+    async def conversation(self, worker_id: str) -> list[Part]:
+        """The parts of a worker's conversation, in order."""
+        return load_parts(await self.link.call("LRANGE", self.keys("parts", worker_id), 0, -1))
+
+    async def wait_for(self, ids: Sequence[str], *, ttl: timedelta) -> list[Report | bool]:
+        """Per worker its report, True while it has none, False when there is no such worker. Those
+        named are safe from retention for `ttl`."""
+        if not ids:
+            return []
+        replies = await self.run("wait_for", millis(ttl), *ids)
+        return [_report_or_flag(reply) for reply in replies]
+
+    async def newest(self, state: WorkerState | None, limit: int) -> list[WorkerRecord]:
+        """The workers that entered their state last, newest first."""
+        states = list(WorkerState) if state is None else [state]
+        replies = await asyncio.gather(
+            *(
+                self.link.call("ZREVRANGE", self.keys("state", s.value), 0, limit - 1, "WITHSCORES")
+                for s in states
+            )
+        )
+        entries = sorted((e for reply in replies for e in _scored(reply)), key=lambda e: -e[1])
+        records = await asyncio.gather(*(self.get(worker_id) for worker_id, _ in entries[:limit]))
+        return [record for record in records if record is not None]
+
+    async def ids_in(self, state: WorkerState, start: int, count: int) -> list[str]:
+        """A page of the ids in a state, oldest first."""
+        key = self.keys("state", state.value)
+        return list(await self.link.call("ZRANGE", key, start, start + count - 1))
+
+    async def nodes(self) -> list[NodeInfo]:
+        """The nodes that have a lease, or had one that nobody has cleared away yet."""
+        now = await self._now()
+        leases = _scored(await self.link.call("ZRANGE", self.keys("nodes"), 0, -1, "WITHSCORES"))
+        out = []
+        for node, until in leases:
+            raw = pairs(await self._hash(self.keys("node", node)))
+            running = int(await self.link.call("HLEN", self.keys("held", node)))
+            if raw:
+                out.append(to_node(node, raw, (until - now) / 1000, running))
+        return out
+
+    async def stats(self) -> FleetStats | None:
+        """The colony in numbers; None when it was never registered."""
+        meta = pairs(await self._hash(self.keys("meta")))
+        if "id" not in meta:
+            return None
+        counts = await asyncio.gather(
+            *(self.link.call("ZCARD", self.keys("state", s.value)) for s in WorkerState)
+        )
+        oldest = _scored(
+            await self.link.call("ZRANGE", self.keys("state", "PENDING"), 0, 0, "WITHSCORES")
+        )
+        now = await self._now()
+        live = [node for node in await self.nodes() if node.lease_seconds > 0]
+        return FleetStats(
+            colony_id=self.colony_id,
+            states={s: int(n) for s, n in zip(WorkerState, counts, strict=True)},
+            nodes=len(live),
+            slots=sum(node.concurrency for node in live),
+            intake_paused=meta.get("paused") == "1",
+            oldest_pending_seconds=(now - oldest[0][1]) / 1000 if oldest else None,
+            totals={
+                k.removeprefix("total:"): int(v) for k, v in meta.items() if k.startswith("total:")
+            },
+            events=int(meta.get("events", 0)),
+        )
+
+    async def face(self) -> dict[str, str]:
+        """What the definition says of itself: version, limits, agents, goal. Empty when unknown."""
+        return pairs(await self._hash(self.keys("meta")))
+
+    async def rejected(self, limit: int) -> list[Rejected]:
+        """Messages that were set aside, newest first."""
+        raw = await self.link.call("LRANGE", self.keys("rejected"), 0, limit - 1)
+        return [Rejected.model_validate_json(entry) for entry in raw]
+
+    async def _now(self) -> float:
+        seconds, micros = await self.link.call("TIME")
+        return int(seconds) * 1000 + int(micros) / 1000
+
+    async def _hash(self, key: str) -> list[str]:
+        reply = await self.link.call("HGETALL", key)
+        return (
+            [text for item in reply.items() for text in item] if isinstance(reply, dict) else reply
+        )
+
+
+def _scored(reply: Sequence[Any]) -> list[tuple[str, float]]:
+    """Members with scores: flat in RESP2, nested pairs in RESP3."""
+    if reply and isinstance(reply[0], (list, tuple)):
+        return [(str(pair[0]), float(pair[1])) for pair in reply]
+    return [(str(m), float(s)) for m, s in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def _report_or_flag(reply: str | None) -> Report | bool:
+    if reply is None:
+        return False
+    return Report.model_validate_json(reply) if reply else True

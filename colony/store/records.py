@@ -1,0 +1,124 @@
+"""Between Redis' hashes of strings and the models of `colony.models`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+from colony.models import Attempt, NodeInfo, Report, WorkerRecord, from_ms
+
+LABEL_CHARACTERS = 200
+"""How much of a task stands in events and lists."""
+
+
+def new_worker_id() -> str:
+    """A fresh id; ids sort by the time they were made (of this host's clock: a convenience only)."""
+    return f"w{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+
+
+def new_record(
+    worker_id: str,
+    task: str,
+    *,
+    data: Mapping[str, JsonValue],
+    agent: str | None,
+    correlation_id: str | None,
+    stream_id: str | None,
+    priority: int,
+) -> dict[str, str]:
+    """The fields of a worker as its producer knows them; the accepting script adds the rest."""
+    fields = {
+        "task": task,
+        "label": task[:LABEL_CHARACTERS],
+        "data": to_json(data).decode(),
+        "stream": stream_id or f"worker:{worker_id}",
+        "root": worker_id,
+        "priority": str(priority),
+    }
+    if agent is not None:
+        fields["agent"] = agent
+    if correlation_id is not None:
+        fields["correlation"] = correlation_id
+    return fields
+
+
+def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerRecord:
+    """A stored hash as a `WorkerRecord`."""
+    report = raw.get("report")
+    return WorkerRecord.model_validate(
+        {
+            "worker_id": worker_id,
+            "colony_id": colony_id,
+            "state": raw["state"],
+            "agent": raw["agent"],
+            "task": raw["task"],
+            "data": from_json(raw["data"]),
+            "correlation_id": raw.get("correlation"),
+            "stream_id": raw["stream"],
+            "parent_id": raw.get("parent"),
+            "root_id": raw["root"],
+            "depth": raw.get("depth", 0),
+            "priority": raw["priority"],
+            "version": raw["version"],
+            "created_at": _moment(raw, "created"),
+            "since": _moment(raw, "since"),
+            "started_at": _moment(raw, "started"),
+            "ended_at": _moment(raw, "ended"),
+            "not_before": _moment(raw, "not_before"),
+            "deadline": _moment(raw, "deadline"),
+            "waits_for": raw.get("waits_for") or ("slot" if raw["state"] == "PENDING" else None),
+            "stopping": raw.get("stop_status"),
+            "node": raw.get("node"),
+            "epoch": raw.get("epoch", 0),
+            "resurrections": raw.get("resurrections", 0),
+            "rings": raw.get("rings", 0),
+            "rung_at": _moment(raw, "rung"),
+            "requests": raw.get("requests", 0),
+            "tokens_used": raw.get("tokens", 0),
+            "cost_usd": raw.get("cost"),
+            "attempts": _attempts(raw.get("attempts", "")),
+            "report": None if report is None else Report.model_validate_json(report),
+        }
+    )
+
+
+def to_node(node: str, raw: Mapping[str, str], lease_seconds: float, running: int) -> NodeInfo:
+    """A node's own description, with what the store knows of it."""
+    return NodeInfo.model_validate(
+        {
+            **raw,
+            "node": node,
+            "started_at": _moment(raw, "started_at"),
+            "lease_seconds": lease_seconds,
+            "running": running,
+        }
+    )
+
+
+def _moment(raw: Mapping[str, str], field: str) -> datetime | None:
+    value = raw.get(field)
+    return None if value is None else from_ms(value)
+
+
+def _attempts(lines: str) -> tuple[Attempt, ...]:
+    """Each claim wrote a line, the end of each attempt another with the same epoch."""
+    by_epoch: dict[int, dict[str, Any]] = {}
+    for line in lines.splitlines():
+        entry = from_json(line)
+        by_epoch.setdefault(entry["epoch"], {}).update(entry)
+    return tuple(
+        Attempt(
+            epoch=entry["epoch"],
+            node=entry["node"],
+            started_at=from_ms(entry["started_at"]),
+            ended_at=from_ms(entry["ended_at"]) if "ended_at" in entry else None,
+            outcome=entry.get("outcome"),
+        )
+        for entry in by_epoch.values()
+    )

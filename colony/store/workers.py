@@ -1,0 +1,260 @@
+"""A worker's transitions. One function, one script, one atomic step each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from pydantic_core import to_json
+
+from colony.conversation import Filed, Part, Step, dump_parts, load_parts
+from colony.errors import FleetFull, IntakePaused, NoNodes, SpawnRefused, StaleToken, UnknownColony
+from colony.models import ReportStatus, WorkerRecord, to_ms
+from colony.store.base import StoreBase, millis, pairs
+from colony.store.records import to_record
+
+STAGE = 500
+"""Up to this many workers are accepted by one script; more are staged first, this many at a time."""
+STAGE_TTL = timedelta(minutes=1)
+
+NewWorker = tuple[str, Mapping[str, str]]
+"""A worker's id and its fields (`colony.store.records.new_record`)."""
+
+
+class Accepted(StrEnum):
+    """What became of an accept."""
+
+    NOW = "now"
+    LATER = "later"
+    KNOWN = "known"
+
+
+class Refusal(StrEnum):
+    """Why a claim was refused; otherwise it is the state that the worker is in."""
+
+    UNKNOWN = "unknown"
+    LEASE = "lease"
+    VERSION = "version"
+
+
+REFUSALS = {refusal.value: refusal for refusal in Refusal}
+
+
+class Stopped(StrEnum):
+    """What a stop found: nothing, an ended worker, one that waited (settled), one that runs (told)."""
+
+    UNKNOWN = "unknown"
+    ENDED = "ended"
+    SETTLED = "settled"
+    TOLD = "told"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run a worker, with all that is known of it."""
+
+    record: WorkerRecord
+    parts: list[Part]
+    token: str
+    remaining: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A doorbell to be rung: whom for, and the label that Flower shows."""
+
+    worker_id: str
+    agent: str
+
+
+class WorkerTransitions(StoreBase):
+    """accept → claim → checkpoint … → settle, and the ways out and back: park, wake, give back, stop."""
+
+    async def accept(
+        self,
+        workers: Sequence[NewWorker],
+        *,
+        ring_again_after: timedelta,
+        idempotency_key: str | None = None,
+        idempotency_ttl: timedelta = timedelta(minutes=5),
+        deadline: timedelta | datetime | None = None,
+        not_before: timedelta | datetime | None = None,
+        require_node: bool = False,
+    ) -> tuple[Accepted, list[str]]:
+        """All of them or none: records, indexes and event, before any doorbell is rung.
+
+        Returns the ids that count: those given, or those of the first answer to the same
+        `idempotency_key`. Raises a `SpawnRefused`. Sent again (same ids) it changes nothing.
+        """
+        ids = [worker_id for worker_id, _ in workers]
+        staged = len(workers) > STAGE
+        if staged:
+            await self._stage(workers)
+        reply = await self.run(
+            "accept",
+            idempotency_key or "",
+            millis(idempotency_ttl),
+            int(require_node),
+            millis(ring_again_after),
+            _moment(deadline),
+            _moment(not_before),
+            ids[0] if staged else "",
+            len(ids),
+            *(() if staged else _flatten(workers)),
+        )
+        match reply:
+            case ["accepted", when]:
+                return Accepted(when), ids
+            case ["again"]:
+                return Accepted.NOW, ids
+            case ["known", *first]:
+                return Accepted.KNOWN, list(first)
+            case _:
+                raise _refused(self.colony_id, reply)
+
+    async def _stage(self, workers: Sequence[NewWorker]) -> None:
+        batch = workers[0][0]
+        for start in range(0, len(workers), STAGE):
+            chunk = workers[start : start + STAGE]
+            await self.run("stage", batch, millis(STAGE_TTL), start, *_flatten(chunk))
+
+    async def claim(
+        self, worker_id: str, *, node: str, token: str, version: str
+    ) -> Claim | Refusal | str:
+        """The right to run this worker now, or why not: a `Refusal` or the state it is in."""
+        reply = await self.run("claim", worker_id, node, token, version)
+        if reply[0] == "refused":
+            reason = str(reply[1])
+            return REFUSALS.get(reason, reason)
+        _, raw, parts, now = reply
+        record = to_record(self.colony_id, worker_id, pairs(raw))
+        remaining = (
+            None
+            if record.deadline is None
+            else timedelta(milliseconds=to_ms(record.deadline) - int(now))
+        )
+        return Claim(record, load_parts(parts), token, remaining)
+
+    async def checkpoint(
+        self, worker_id: str, token: str, step: Step, *, after: int
+    ) -> ReportStatus | None:
+        """Append a step to a conversation that is `after` parts long; written once, however often sent.
+
+        Returns the status with which the worker has been told to stop, if it has. Raises `StaleToken`.
+        """
+        filed = step.filed
+        reply = await self.run(
+            "checkpoint",
+            worker_id,
+            token,
+            after,
+            step.requests,
+            step.tokens,
+            "" if step.cost_usd is None else repr(step.cost_usd),
+            *(("", "", "", "") if filed is None else _filed(filed)),
+            len(step.parts),
+            *dump_parts(step.parts),
+            *(text for kind, data in step.events for text in (kind, to_json(data).decode())),
+        )
+        match reply:
+            case ["ok"]:
+                return None
+            case ["stop", status]:
+                return ReportStatus(status)
+            case _:
+                raise StaleToken(
+                    f"worker {worker_id} is no longer run by this claim: its checkpoint was refused"
+                )
+
+    async def settle(self, worker_id: str, token: str, outcome: Filed) -> None:
+        """End the worker with this report (or the one it filed before). Raises `StaleToken`."""
+        if await self.run("settle", worker_id, token, *_filed(outcome)) == "stale":
+            raise StaleToken(
+                f"worker {worker_id} is no longer run by this claim: its report was refused"
+            )
+
+    async def park(
+        self, worker_id: str, token: str, *, reason: str, wake_in: timedelta
+    ) -> ReportStatus | None:
+        """Let it wait without a slot. Returns the status it must stop with instead, if told to."""
+        reply = str(await self.run("park", worker_id, token, reason, millis(wake_in)))
+        if reply == "stale":
+            raise StaleToken(
+                f"worker {worker_id} is no longer run by this claim: it was not parked"
+            )
+        return None if reply == "parked" else ReportStatus(reply)
+
+    async def wake(self, worker_id: str, *, ring_again_after: timedelta) -> Ring | None:
+        """Make a parked worker PENDING; the caller rings the doorbell that is returned."""
+        agent = await self.run("wake", worker_id, millis(ring_again_after))
+        return Ring(worker_id, agent) if agent else None
+
+    async def give_back(
+        self, worker_id: str, token: str, why: str, *, counted: bool, ring_again_after: timedelta
+    ) -> Ring | None:
+        """Return a claim so that another can take it. `counted`: as a death, see max_resurrections."""
+        reply = await self.run(
+            "give_back", worker_id, token, why, int(counted), millis(ring_again_after)
+        )
+        return Ring(worker_id, reply[1]) if reply[0] == "pending" else None
+
+    async def stop(
+        self, worker_id: str, *, status: ReportStatus, reason: str, grace: timedelta
+    ) -> Stopped:
+        """Stop one that waits at once; tell one that runs, and end it after `grace` (0: at once, too)."""
+        return Stopped(await self.run("stop", worker_id, status.value, reason, millis(grace)))
+
+
+def rings(flat: Iterable[str]) -> list[Ring]:
+    """A flat worker id, agent, … reply as doorbells."""
+    items = list(flat)
+    return [Ring(w, a) for w, a in zip(items[::2], items[1::2], strict=True)]
+
+
+def _filed(filed: Filed) -> tuple[str, str, str, str]:
+    data = to_json(filed.data).decode()
+    return filed.status.value, filed.summary, data, filed.error or ""
+
+
+def _flatten(workers: Sequence[NewWorker]) -> Iterable[str | int]:
+    for worker_id, fields in workers:
+        yield worker_id
+        yield 2 * len(fields)
+        for name, value in fields.items():
+            yield name
+            yield value
+
+
+def _moment(when: timedelta | datetime | None) -> str:
+    if when is None:
+        return ""
+    return f"in:{millis(when)}" if isinstance(when, timedelta) else f"at:{to_ms(when)}"
+
+
+def _refused(colony_id: str, reply: Sequence[str]) -> SpawnRefused:
+    match reply:
+        case ["unknown_colony"]:
+            return UnknownColony(
+                f"no node has ever served a colony named {colony_id!r} in this Redis: check the name, "
+                "or start a node with: colony worker module:colony"
+            )
+        case ["paused"]:
+            return IntakePaused(
+                f"the intake of colony {colony_id!r} is paused: an operator opens it with: colony resume"
+            )
+        case ["no_nodes"]:
+            return NoNodes(
+                f"no node of colony {colony_id!r} is alive: start one with: colony worker module:colony "
+                "(or queue the work anyway)"
+            )
+        case ["full", pending, most]:
+            return FleetFull(
+                f"colony {colony_id!r} has {pending} workers waiting, at most {most} may (max_pending): "
+                "try again later, or add nodes"
+            )
+        case _:
+            return SpawnRefused(
+                f"the staged workers were lost before they were committed ({reply}): spawn again"
+            )
