@@ -1,0 +1,42 @@
+"""Colony: a distributed worker fleet for LLM agents, on Celery and Redis.
+
+Producers use `ColonyRuntime` (async) or `ColonyClient` (blocking); a definition module uses
+`Colony`, `AgentSpec`, `ColonyConfig` and `@colony.tool`.
+"""
+
+from __future__ import annotations
+
+from colony.client import ColonyClient
+from colony.definition import AgentSpec, Colony, ColonyConfig
+from colony.errors import ColonyError
+from colony.models import (
+    Event,
+    EventType,
+    Report,
+    ReportStatus,
+    TaskSpec,
+    WorkerRecord,
+    WorkerState,
+)
+from colony.runtime import ColonyRuntime
+from colony.settings import Settings
+from colony.tools import Park, ToolContext
+
+__all__ = [
+    "AgentSpec",
+    "Colony",
+    "ColonyClient",
+    "ColonyConfig",
+    "ColonyError",
+    "ColonyRuntime",
+    "Event",
+    "EventType",
+    "Park",
+    "Report",
+    "ReportStatus",
+    "Settings",
+    "TaskSpec",
+    "ToolContext",
+    "WorkerRecord",
+    "WorkerState",
+]

@@ -1,0 +1,119 @@
+"""The doorbells: Celery messages that say "look at worker X", and nothing more.
+
+A message holds the worker's id and a short label for Flower; it is sent by name, so this side needs
+no task code. The record is written before; a doorbell that is lost is rung again by a janitor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.exceptions import KombuError, OperationalError
+
+from colony.errors import StoreUnavailable
+from colony.settings import Settings
+from colony.store import Ring
+from colony.store.link import CONNECTION_LOST, safe_url
+
+log = logging.getLogger("colony.doorbell")
+
+RUN_WORKER = "colony.run_worker"
+BATCH = 500
+
+BROKER_LOST = (OperationalError, KombuError, *CONNECTION_LOST)
+
+
+def queue_of(colony_id: str) -> str:
+    """The one Celery queue of a colony."""
+    return f"colony.{colony_id}"
+
+
+def celery_app(colony_id: str, settings: Settings) -> Celery:
+    """A Celery application that talks to a colony's queue: JSON only, ids only, early ack.
+
+    The keys of unacknowledged messages are our own: kombu users of the same Redis database share
+    them by default, and restore each other's messages.
+    """
+    app = Celery(f"colony.{colony_id}", broker=settings.queue_url, backend=settings.queue_url)
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        accept_content=["json"],
+        task_default_queue=queue_of(colony_id),
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_queues=[Queue(queue_of(colony_id), routing_key=queue_of(colony_id), no_ack=True)],
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=1.0,
+        result_expires=7 * 24 * 3600,
+        result_backend_always_retry=True,
+        broker_transport_options={
+            "visibility_timeout": 15,
+            "unacked_restore_interval": 3,
+            "unacked_restore_throttle": 1,
+            "unacked_key": f"colony.{colony_id}.unacked",
+            "unacked_index_key": f"colony.{colony_id}.unacked_index",
+            "unacked_mutex_key": f"colony.{colony_id}.unacked_mutex",
+            "unacked_mutex_expire": 10,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 1,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    )
+    return app
+
+
+class Doorbells:
+    """Rings, and looks at the queue. Blocking: call from a thread where an event loop runs."""
+
+    def __init__(self, app: Celery, colony_id: str, settings: Settings) -> None:
+        self._app = app
+        self._queue = queue_of(colony_id)
+        self._unacked = app.conf.broker_transport_options["unacked_key"]
+        self._where = safe_url(settings.queue_url)
+
+    def ring(self, rings: Sequence[Ring]) -> None:
+        """Send one message for each. Raises `StoreUnavailable` when the broker is away."""
+        try:
+            with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
+                for ring in rings:
+                    self._send(ring, producer)
+        except BROKER_LOST as error:
+            raise StoreUnavailable(
+                f"the broker at {self._where} cannot be reached: {error}"
+            ) from error
+
+    def depth(self) -> tuple[int, int]:
+        """How many messages wait in the queue, and how many a node has taken but not begun."""
+        try:
+            with self._app.connection_or_acquire() as connection:
+                client: Any = connection.default_channel.client
+                return int(client.llen(self._queue)), int(client.hlen(self._unacked))
+        except BROKER_LOST as error:
+            raise StoreUnavailable(
+                f"the broker at {self._where} cannot be reached: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._app.close()
+
+    def _send(self, ring: Ring, producer: Any) -> None:
+        self._app.send_task(
+            RUN_WORKER,
+            args=[ring.worker_id],
+            task_id=ring.worker_id,
+            shadow=f"agent:{ring.agent}",
+            argsrepr=ring.worker_id,
+            kwargsrepr="",
+            ignore_result=True,
+            retry=True,
+            retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.1},
+            producer=producer,
+        )

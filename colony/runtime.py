@@ -1,0 +1,473 @@
+"""`ColonyRuntime`: what a producer asks of a fleet, from an event loop.
+
+    async with ColonyRuntime("survey") as runtime:
+        [worker] = await runtime.spawn("Summarise README.md")
+        report = await runtime.wait_for_worker(worker)
+
+It knows the colony's id and where Redis is, never the definition's module. The same verbs without
+`await` are in `colony.client.ColonyClient`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from colony.conversation import Part
+from colony.definition import ColonyConfig
+from colony.doorbell import Doorbells, celery_app
+from colony.errors import NotEnded, StoreUnavailable, UnknownColony, UnknownWorker
+from colony.events import Filter, Handler, Subscription, read_events
+from colony.models import (
+    Event,
+    FleetStats,
+    NodeInfo,
+    Rejected,
+    Report,
+    ReportStatus,
+    TaskSpec,
+    WorkerRecord,
+    WorkerState,
+)
+from colony.settings import Settings
+from colony.store import Accepted, Link, Ring, Stopped, Store
+from colony.store.keys import COLONIES
+from colony.store.records import new_record, new_worker_id
+from colony.tasks import Limits, check_task, check_tasks
+from colony.waiting import Waiting
+
+log = logging.getLogger("colony.runtime")
+
+Moment = timedelta | datetime | None
+"""A duration from now, or a time with a zone."""
+
+STOP_PAGE = 500
+
+
+class ColonyRuntime:
+    """The verbs of one colony. Use it as ``async with``; one per event loop serves any number of tasks.
+
+    Every verb raises `StoreUnavailable` within 2 s when Redis is away; one that already waits for
+    a report goes on waiting.
+    """
+
+    def __init__(
+        self,
+        colony_id: str,
+        *,
+        redis_url: str | None = None,
+        broker_url: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        given = {"redis_url": redis_url, "broker_url": broker_url}
+        base = settings or Settings()
+        self.settings = base.model_copy(update={k: v for k, v in given.items() if v is not None})
+        self.colony_id = colony_id
+        self._link = Link(self.settings.redis_url, patience=self.settings.connect_timeout)
+        self._store = Store(self._link, colony_id)
+        self._doorbells = Doorbells(celery_app(colony_id, self.settings), colony_id, self.settings)
+        self._waiting: Waiting | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._store.check_schema()
+        except BaseException:
+            await self._link.close()
+            raise
+        self._waiting = Waiting(self._store)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._waiting is not None:
+            await self._waiting.close()
+        await self._link.close()
+        await asyncio.to_thread(self._doorbells.close)
+
+    # -- spawning ---------------------------------------------------------------------------
+
+    async def spawn(
+        self,
+        task: str,
+        *,
+        count: int = 1,
+        data: Mapping[str, JsonValue] | None = None,
+        agent: str | None = None,
+        correlation_id: str | None = None,
+        deadline: Moment = None,
+        not_before: Moment = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        stream_id: str | None = None,
+        require_node: bool = False,
+    ) -> list[str]:
+        """Accept `count` workers for a task and return their ids; they run when a node has a slot.
+
+        When this returns, the workers are kept: a node that dies, or a lost message, delays them.
+        The same `idempotency_key` within `idempotency_ttl` returns the first answer and accepts
+        nothing. `deadline` ends a worker that has not ended by then with status timeout;
+        `not_before` lets it wait without a slot. `priority` is kept with the worker. `require_node`
+        refuses with `NoNodes` when nobody is alive. Raises `InvalidTask` or a `SpawnRefused`.
+        """
+        limits, config = await self._limits()
+        specs = check_task(task, data, agent, count, limits)
+        return await self._accept(
+            specs,
+            config,
+            correlation_id=correlation_id,
+            deadline=deadline,
+            not_before=not_before,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            stream_id=stream_id,
+            require_node=require_node,
+        )
+
+    async def spawn_batch(
+        self,
+        tasks: Sequence[str | Mapping[str, Any] | TaskSpec],
+        *,
+        correlation_id: str | None = None,
+        deadline: Moment = None,
+        not_before: Moment = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        stream_id: str | None = None,
+        require_node: bool = False,
+    ) -> list[str]:
+        """Accept one worker per task, all of them or none; ids in the order of the tasks.
+
+        A task is text, ``{"task": …, "data": …, "agent": …}`` or a `TaskSpec`; at most 10,000.
+        Raises `InvalidTask` that names the index, and a `SpawnRefused` as `spawn` does.
+        """
+        limits, config = await self._limits()
+        return await self._accept(
+            check_tasks(tasks, limits),
+            config,
+            correlation_id=correlation_id,
+            deadline=deadline,
+            not_before=not_before,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            stream_id=stream_id,
+            require_node=require_node,
+        )
+
+    async def retry_worker(self, worker_id: str) -> str:
+        """Spawn a new worker from the task of one that has ended; returns the new id.
+
+        Raises `UnknownWorker`, or `NotEnded` while the old one may still report.
+        """
+        old = await self._must_get(worker_id)
+        if not old.state.terminal:
+            raise NotEnded(
+                f"worker {worker_id} is {old.state}: only an ended worker can be retried; stop it first"
+            )
+        [new] = await self.spawn(
+            old.task,
+            data=old.data,
+            agent=old.agent,
+            correlation_id=old.correlation_id,
+            priority=old.priority,
+            stream_id=None if old.stream_id == f"worker:{worker_id}" else old.stream_id,
+        )
+        return new
+
+    # -- waiting ----------------------------------------------------------------------------
+
+    async def wait_for_worker(self, worker_id: str, timeout: float | None = None) -> Report | None:
+        """The worker's report, now or when it ends. None after `timeout` seconds: still running,
+        and left running. Raises `UnknownWorker`."""
+        found = await self._wait().report_of(worker_id, timeout)
+        if found is False:
+            raise _unknown(worker_id, self.colony_id)
+        return found if isinstance(found, Report) else None
+
+    async def wait_for_worker_reports(
+        self, ids: Sequence[str], timeout: float = 600.0, *, stop_on_timeout: bool = True
+    ) -> list[Report]:
+        """The reports of all these workers, in the order of `ids`.
+
+        **After `timeout` seconds the stragglers are STOPPED** and reported with status timeout
+        (`stop_on_timeout=False` leaves them running and only says timeout here). 0 looks once and
+        does not wait. An unknown id is reported failed, ``no_such_worker``, in its place.
+        """
+        waiting = self._wait()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        found = await asyncio.gather(*(waiting.report_of(w, until - loop.time()) for w in ids))
+        late = [w for w, report in zip(ids, found, strict=True) if report is True]
+        if late and stop_on_timeout:
+            await self._time_out(late, timeout)
+        if late:
+            settled = dict(
+                zip(late, await self._store.wait_for(late, ttl=timedelta(seconds=60)), strict=True)
+            )
+            found = [settled.get(w, r) for w, r in zip(ids, found, strict=True)]
+        return [_report_or_excuse(w, r, timeout) for w, r in zip(ids, found, strict=True)]
+
+    # -- stopping ---------------------------------------------------------------------------
+
+    async def stop_worker(self, worker_id: str, reason: str | None = None) -> bool:
+        """Stop a worker: at once when it waits, within `stop_grace` when it runs. A report it has
+        filed stands. False when it had ended before. Raises `UnknownWorker`."""
+        verdict = await self._store.stop(
+            worker_id,
+            status=ReportStatus.STOPPED,
+            reason=reason or "Worker was stopped before it ended.",
+            grace=self.settings.stop_grace,
+        )
+        if verdict is Stopped.UNKNOWN:
+            raise _unknown(worker_id, self.colony_id)
+        return verdict is not Stopped.ENDED
+
+    async def stop_all_workers(self, reason: str | None = None) -> int:
+        """Stop every worker that has not ended; returns how many were stopped or told to."""
+        stopped = 0
+        for state in (WorkerState.PENDING, WorkerState.PARKED, WorkerState.RUNNING):
+            seen = 0
+            while ids := await self._store.ids_in(state, seen, STOP_PAGE):
+                verdicts = await asyncio.gather(
+                    *(self._stop_quietly(worker_id, reason) for worker_id in ids)
+                )
+                stopped += sum(v in (Stopped.SETTLED, Stopped.TOLD) for v in verdicts)
+                seen += sum(v is Stopped.TOLD for v in verdicts)
+        return stopped
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def get_worker(self, worker_id: str) -> WorkerRecord | None:
+        """All that is known of a worker, or None."""
+        return await self._store.get(worker_id)
+
+    async def get_worker_result(self, worker_id: str) -> Report | None:
+        """The report of an ended worker; None while it runs, or when it is unknown."""
+        record = await self._store.get(worker_id)
+        return None if record is None else record.report
+
+    async def get_conversation(self, worker_id: str) -> list[Part]:
+        """The worker's conversation so far, as `colony.conversation` describes it."""
+        return await self._store.conversation(worker_id)
+
+    async def list_workers(
+        self, *, status: WorkerState | str | None = None, limit: int = 100
+    ) -> list[WorkerRecord]:
+        """Workers, newest change first; `status` is a `WorkerState` (any case)."""
+        state = None if status is None else WorkerState(str(status).upper())
+        return await self._store.newest(state, limit)
+
+    async def get_stats(self) -> FleetStats:
+        """The colony in numbers. Raises `UnknownColony`."""
+        stats = await self._store.stats()
+        if stats is None:
+            raise _unknown_colony(self.colony_id)
+        return stats
+
+    async def list_nodes(self) -> list[NodeInfo]:
+        """The nodes with their leases."""
+        return await self._store.nodes()
+
+    async def list_rejected(self, limit: int = 100) -> list[Rejected]:
+        """Messages on the queue that were set aside, newest first."""
+        return await self._store.rejected(limit)
+
+    async def queue_depth(self) -> int:
+        """How many doorbells wait in the Celery queue."""
+        depth, _ = await asyncio.to_thread(self._doorbells.depth)
+        return depth
+
+    # -- events and intake ------------------------------------------------------------------
+
+    def events(
+        self,
+        *,
+        types: Iterable[str] | None = None,
+        stream_id: str | None = None,
+        worker_id: str | None = None,
+        after: str | None = None,
+        follow: bool = True,
+    ) -> AsyncIterator[Event]:
+        """What happens: after event `after` (``"0"``: all that is kept; None: from now on), then live.
+
+        `follow=False` ends with what is kept. Each kept event comes once and in order; what can no
+        longer be told is announced by an event of type ``gap`` (see `colony.events`).
+        """
+        return read_events(
+            self._store, Filter.of(types, stream_id, worker_id), after=after, follow=follow
+        )
+
+    async def subscribe(
+        self,
+        handler: Handler,
+        *,
+        types: Iterable[str] | None = None,
+        stream_id: str | None = None,
+        worker_id: str | None = None,
+    ) -> Subscription:
+        """Call `handler` (sync or async) for every event from now on, until ``close()``."""
+        face = await self._store.face()
+        now = f"{face.get('generation', 1)}-{face.get('events', 0)}"
+        events = self.events(types=types, stream_id=stream_id, worker_id=worker_id, after=now)
+        return Subscription(events, handler)
+
+    async def pause_intake(self) -> None:
+        """Refuse new work (`IntakePaused`) until `resume_intake`; what was accepted runs on."""
+        await self._set_intake(paused=True)
+
+    async def resume_intake(self) -> None:
+        """Accept new work again."""
+        await self._set_intake(paused=False)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _wait(self) -> Waiting:
+        if self._waiting is None:
+            raise RuntimeError(
+                "ColonyRuntime is not open: use it as 'async with ColonyRuntime(…) as runtime'"
+            )
+        return self._waiting
+
+    async def _limits(self) -> tuple[Limits, ColonyConfig]:
+        self._wait()
+        face = await self._store.face()
+        if "id" not in face:
+            raise _unknown_colony(self.colony_id)
+        config = ColonyConfig.model_validate_json(face["config"])
+        agents = frozenset(agent["name"] for agent in json.loads(face["agents"]))
+        return Limits(config.max_task_bytes, config.max_data_bytes, agents), config
+
+    async def _accept(
+        self,
+        specs: Sequence[TaskSpec],
+        config: ColonyConfig,
+        *,
+        correlation_id: str | None,
+        deadline: Moment,
+        not_before: Moment,
+        priority: int,
+        idempotency_key: str | None,
+        stream_id: str | None,
+        require_node: bool,
+    ) -> list[str]:
+        workers = []
+        for spec in specs:
+            worker_id = new_worker_id()
+            fields = new_record(
+                worker_id,
+                spec.task,
+                data=spec.data,
+                agent=spec.agent,
+                correlation_id=correlation_id,
+                stream_id=stream_id,
+                priority=priority,
+            )
+            workers.append((worker_id, fields))
+        verdict, ids = await self._store.accept(
+            workers,
+            ring_again_after=self.settings.ring_again_after,
+            idempotency_key=idempotency_key,
+            idempotency_ttl=config.idempotency_ttl,
+            deadline=deadline,
+            not_before=not_before,
+            require_node=require_node,
+        )
+        if verdict is Accepted.NOW:
+            await self._ring(
+                [Ring(w, spec.agent or "agent") for w, spec in zip(ids, specs, strict=True)]
+            )
+        return ids
+
+    async def _ring(self, rings: Sequence[Ring]) -> None:
+        """The work is accepted: a broker that is away delays it until a janitor rings."""
+        try:
+            await asyncio.to_thread(self._doorbells.ring, rings)
+        except StoreUnavailable as error:
+            log.warning(
+                "%d workers are accepted but were not announced; a node will find them: %s",
+                len(rings),
+                error,
+            )
+
+    async def _time_out(self, ids: Sequence[str], timeout: float) -> None:
+        await asyncio.gather(
+            *(
+                self._store.stop(
+                    worker_id,
+                    status=ReportStatus.TIMEOUT,
+                    reason=f"Worker did not report within {timeout:g}s.",
+                    grace=timedelta(0),
+                )
+                for worker_id in ids
+            )
+        )
+
+    async def _stop_quietly(self, worker_id: str, reason: str | None) -> Stopped:
+        return await self._store.stop(
+            worker_id,
+            status=ReportStatus.STOPPED,
+            reason=reason or "All workers were stopped.",
+            grace=self.settings.stop_grace,
+        )
+
+    async def _must_get(self, worker_id: str) -> WorkerRecord:
+        record = await self._store.get(worker_id)
+        if record is None:
+            raise _unknown(worker_id, self.colony_id)
+        return record
+
+    async def _set_intake(self, *, paused: bool) -> None:
+        if not await self._store.set_intake(paused=paused):
+            raise _unknown_colony(self.colony_id)
+
+
+async def list_colonies(settings: Settings | None = None) -> list[str]:
+    """The ids of all colonies that were ever registered in this Redis."""
+    base = settings or Settings()
+    link = Link(base.redis_url, patience=base.connect_timeout)
+    try:
+        return sorted(await link.call("SMEMBERS", COLONIES))
+    finally:
+        await link.close()
+
+
+def _unknown(worker_id: str, colony_id: str) -> UnknownWorker:
+    return UnknownWorker(
+        f"there is no worker {worker_id!r} in colony {colony_id!r}: check the id; ended workers are "
+        "forgotten after result_retention_max and result_retention_ttl"
+    )
+
+
+def _unknown_colony(colony_id: str) -> UnknownColony:
+    return UnknownColony(
+        f"no node has ever served a colony named {colony_id!r} in this Redis: check the name, "
+        "or start a node with: colony worker module:colony"
+    )
+
+
+def _report_or_excuse(worker_id: str, found: Report | bool, timeout: float) -> Report:
+    if isinstance(found, Report):
+        return found
+    if found:
+        return Report(
+            worker_id=worker_id,
+            status=ReportStatus.TIMEOUT,
+            summary=f"Worker did not report within {timeout:g}s.",
+            error="timeout",
+        )
+    return Report(
+        worker_id=worker_id,
+        status=ReportStatus.FAILED,
+        summary="There is no such worker.",
+        error="no_such_worker",
+    )
