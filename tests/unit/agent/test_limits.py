@@ -1,0 +1,103 @@
+"""What ends a worker before it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models import ModelRequestParameters
+
+from colony.models import ReportStatus
+from colony.testing_model import Call, Item, report
+from tests.unit.agent.harness import Harness, MemoryJournal, countdown
+from workers.agent.outcome import Reported
+
+PARTIAL, TIMEOUT = ReportStatus.PARTIAL, ReportStatus.TIMEOUT
+
+
+def look() -> str:
+    """Look."""
+    return "seen"
+
+
+def looking(messages: list[ModelMessage], parameters: ModelRequestParameters) -> Item:
+    return [f"Look {len(messages)}.", Call("look")]
+
+
+async def test_the_turn_limit_gives_what_there_is(agent: Harness) -> None:
+    outcome = await agent.run([looking] * 9, look, max_turns=3)
+    assert outcome == Reported(PARTIAL, "Look 5.", {}, "turn limit (3) reached")
+    assert len(agent.seen) == 3
+    assert len(agent.journal.results()) == 3, "calls of the last answer were still run"
+
+
+async def test_the_turn_limit_without_a_text(agent: Harness) -> None:
+    outcome = await agent.run([Call("look")] * 9, look, max_turns=2)
+    assert outcome == Reported(PARTIAL, "turn limit (2) reached", {}, "turn limit (2) reached")
+
+
+async def test_the_turn_limit_counts_answers_of_earlier_slices(agent: Harness) -> None:
+    await agent.run([Call("look")] * 9, look, max_turns=2)
+    await agent.run([Call("look")] * 9, look, max_turns=3, parts=agent.journal.parts)
+    assert len(agent.seen) == 1
+
+
+async def test_the_token_limit(agent: Harness) -> None:
+    outcome = await agent.reported([looking] * 9, look, max_tokens=30)
+    assert outcome.status is PARTIAL
+    assert outcome.error == "token limit (30) reached: 30 used"
+    assert len(agent.seen) == 2
+
+
+async def test_a_report_within_the_limits_is_taken_as_it_is(agent: Harness) -> None:
+    assert (await agent.reported(["Done."], max_turns=1, max_tokens=1)).error is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+async def test_past_its_deadline_a_worker_asks_nothing(agent: Harness, seconds: float) -> None:
+    outcome = await agent.reported(["never"], remaining=countdown(seconds))
+    assert (outcome.status, outcome.error) == (TIMEOUT, "deadline reached after 0 model answers")
+    assert agent.seen == []
+
+
+async def test_a_question_is_cut_at_the_deadline(agent: Harness) -> None:
+    model = agent.scripted(["never"], latency=60)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    outcome = await agent.reported(model, remaining=countdown(9, 9, 0.02, 0))
+    assert loop.time() - began < 1
+    assert outcome.status is TIMEOUT
+    assert [part["kind"] for part in agent.journal.parts] == ["request"], "what was asked is kept"
+
+
+async def test_calls_that_have_not_begun_at_the_deadline_never_do(agent: Harness) -> None:
+    ran: list[int] = []
+
+    def act(n: int) -> None:
+        ran.append(n)
+
+    journal = MemoryJournal()
+
+    def remaining() -> timedelta:
+        return timedelta(seconds=0 if ran else 9)
+
+    answer = [Call("act", {"n": 1}), Call("act", {"n": 2})]
+    outcome = await agent.reported([answer], act, remaining=remaining, journal=journal)
+    assert outcome.status is TIMEOUT
+    assert ran == [1]
+
+
+async def test_a_filed_report_wins_over_the_deadline(agent: Harness) -> None:
+    ran: list[int] = []
+
+    def act() -> None:
+        ran.append(1)
+
+    def remaining() -> timedelta:
+        return timedelta(seconds=0 if ran else 9)
+
+    answer = [Call("act"), report("success", "Done.")]
+    outcome = await agent.reported([answer], act, remaining=remaining)
+    assert outcome.summary == "Done."

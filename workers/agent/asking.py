@@ -1,0 +1,161 @@
+"""One question to the model: its time limit, its retries, its text as it streams."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import Any, cast
+
+from pydantic_ai.messages import InstructionPart, ModelMessage, ModelResponse
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from colony.models import EventType
+from colony.tools import Tool
+from workers.agent.failures import Failure, failure_of
+from workers.agent.report import REPORT_DEFINITION
+from workers.agent.run import AgentRun
+from workers.agent.streaming import stream_response
+
+FIRST_DELAY_SECONDS = 0.5
+LONGEST_DELAY_SECONDS = 30.0
+"""Between tries: 0.5 s, doubled each time up to 30 s, less up to half of it by chance; or exactly
+what the provider asks for with Retry-After."""
+
+Retry = tuple[str, dict[str, Any]]
+"""A `node_retry` event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and the events of the tries it took."""
+
+    response: ModelResponse
+    retries: list[Retry]
+
+
+@dataclass(frozen=True, slots=True)
+class NoReply:
+    """No answer is to be had: what to say of it. `out_of_time`: the worker's deadline cut it."""
+
+    error: str
+    retries: list[Retry]
+    out_of_time: bool = False
+
+
+@lru_cache(maxsize=4096)
+def _definition_of(tool: Tool) -> ToolDefinition:
+    return ToolDefinition(
+        name=tool.name, description=tool.description, parameters_json_schema=tool.schema
+    )
+
+
+def request_parameters(
+    tools: Mapping[str, Tool], instructions: str | None
+) -> ModelRequestParameters:
+    """What goes with every question of a run: its tools and its system prompt. Made once a run."""
+    offered = [*(_definition_of(tool) for tool in tools.values()), REPORT_DEFINITION]
+    return ModelRequestParameters(
+        function_tools=offered,
+        instruction_parts=[InstructionPart(instructions)] if instructions else [],
+    )
+
+
+async def ask(
+    run: AgentRun, messages: list[ModelMessage], parameters: ModelRequestParameters, turn: int
+) -> Reply | NoReply:
+    """Ask the model, again where that may help, within `max_retries` and the worker's deadline.
+
+    Never raises for what a model does: an error is a `NoReply` with words for the report.
+    """
+    retries: list[Retry] = []
+    for attempt in count():
+        if run.out_of_time:
+            return NoReply(
+                "the deadline passed before the model was asked", retries, out_of_time=True
+            )
+        answer = await _try(run, messages, parameters, turn, attempt)
+        if isinstance(answer, ModelResponse):
+            return Reply(answer, retries)
+        if run.out_of_time:
+            return NoReply(
+                "the deadline passed while the model was asked", retries, out_of_time=True
+            )
+        if not answer.retryable:
+            return NoReply(answer.words, retries)
+        delay = _delay(attempt, answer)
+        if (problem := _no_more(run, attempt, delay)) is not None:
+            return NoReply(f"{answer.words} ({problem})", retries)
+        retries.append(_event(run, turn, attempt, delay, answer))
+        await run.sleep(delay)
+    raise AssertionError("unreachable")
+
+
+async def _try(
+    run: AgentRun,
+    messages: list[ModelMessage],
+    parameters: ModelRequestParameters,
+    turn: int,
+    attempt: int,
+) -> ModelResponse | Failure:
+    limit = run.at_most(run.spec.request_timeout)
+    scope = asyncio.timeout(limit)
+    try:
+        async with scope:
+            return await _request(run, messages, parameters, turn, attempt)
+    except Exception as error:  # noqa: BLE001 - the boundary of the model: the report tells it
+        if scope.expired():
+            who = f"{run.model.system} (model {run.model.model_name})"
+            return Failure(f"{who}: no answer within {limit:g} s", retryable=True)
+        return failure_of(error, run.spec, run.model)
+
+
+async def _request(
+    run: AgentRun,
+    messages: list[ModelMessage],
+    parameters: ModelRequestParameters,
+    turn: int,
+    attempt: int,
+) -> ModelResponse:
+    settings = cast(ModelSettings, dict(run.spec.model_settings))
+    prepared = run.model.prepare_messages([*messages], parameters)
+    if not run.spec.stream:
+        return await run.model.request(prepared, settings, parameters)
+
+    async def tell(text: str) -> None:
+        delta = {"turn": turn, "attempt": attempt + 1, "text": text}
+        await run.journal.tell(EventType.LLM_TEXT_DELTA, delta)
+
+    return await stream_response(run.model.request_stream(prepared, settings, parameters), tell)
+
+
+def _delay(attempt: int, failure: Failure) -> float:
+    if failure.retry_after is not None:
+        return failure.retry_after
+    longest = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16))
+    return longest * random.uniform(0.5, 1.0)
+
+
+def _no_more(run: AgentRun, attempt: int, delay: float) -> str | None:
+    """Why there is no further try, if so."""
+    if attempt >= run.spec.max_retries:
+        return f"given up after {attempt + 1} tries"
+    left = run.seconds_left()
+    if left is not None and delay >= left:
+        return f"the next try, in {delay:.1f} s, would come after the worker's deadline"
+    return None
+
+
+def _event(run: AgentRun, turn: int, attempt: int, delay: float, failure: Failure) -> Retry:
+    return EventType.NODE_RETRY.value, {
+        "turn": turn,
+        "attempt": attempt + 1,
+        "of": run.spec.max_retries,
+        "delay_seconds": round(delay, 3),
+        "error": failure.words,
+    }

@@ -1,0 +1,155 @@
+"""The agent loop: restore, finish what was open, then ask, write, act, until there is an outcome.
+
+    parts ─▶ transcript ─▶ last answer acted on ─┬─▶ Reported | Parked
+                               ▲                 │ go on
+                               │                 ▼
+               answer written ─┴──── ask the model ◀── limits
+
+Every step is written before the next begins: an answer with the calls it opens and the report it
+carries, then each result. A run that is cut anywhere is continued from its parts by the same code:
+acting on the last answer does what is left to do, and is the same for a fresh and a restored one.
+"""
+
+from __future__ import annotations
+
+from pydantic_ai.messages import (
+    ModelRequest,
+    ModelResponse,
+    RetryFeedbackPart,
+    RetryInfo,
+    UserPromptPart,
+)
+from pydantic_ai.models import ModelRequestParameters
+
+from colony.conversation import Filed, Step
+from colony.models import ReportStatus
+from workers.agent.asking import NoReply, ask, request_parameters
+from workers.agent.checkpoints import answer_step
+from workers.agent.limits import limit_reached, timed_out
+from workers.agent.outcome import Outcome, Parked, Reported
+from workers.agent.prompts import first_request
+from workers.agent.report import REPORT_TOOL, from_filed, from_text, judge_reports
+from workers.agent.run import AgentRun
+from workers.agent.tool_calls import PlannedCall, opened_by, plan_calls, run_calls
+from workers.agent.transcript import Transcript
+
+GO_ON = "Your answer was cut off. Go on where it ended, or end by calling report_to_parent."
+NO_OUTPUT = "Your answer was empty. Go on with your task, or end by calling report_to_parent."
+
+
+async def run_agent(run: AgentRun) -> Outcome:
+    """Run a worker from where its parts end until it has reported or is to be parked.
+
+    `StaleToken` of the journal and cancellation pass through; nothing that a model or a tool does
+    raises. A worker whose deadline passes is cut, also in a call, and reports `timeout`.
+    """
+    try:
+        transcript = Transcript.restore(run.parts)
+    except ValueError as error:
+        return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=str(error))
+    if not transcript.messages:
+        request = first_request(run.goal, run.spec, run.worker.task, run.worker.data)
+        transcript.add_request(request)
+    parameters = request_parameters(run.tools, transcript.instructions)
+    outcome = await _resume(run, transcript)
+    while outcome is None:
+        outcome = limit_reached(run, transcript) or await _turn(run, transcript, parameters)
+    return outcome
+
+
+async def _resume(run: AgentRun, transcript: Transcript) -> Outcome | None:
+    """Do what the last stored answer asks for and was not done."""
+    answer = transcript.last_answer
+    if answer is None:
+        return None
+    filed, _ = judge_reports(answer.tool_calls, run.max_report_bytes)
+    left = [call for call in transcript.unresolved if call.tool_name != REPORT_TOOL]
+    groups = plan_calls(run, left, transcript.opened)
+    return await _act(run, transcript, answer, filed, groups)
+
+
+async def _turn(
+    run: AgentRun, transcript: Transcript, parameters: ModelRequestParameters
+) -> Outcome | None:
+    """One question to the model, its answer written, then acted on."""
+    reply = await ask(run, transcript.messages, parameters, len(transcript.responses) + 1)
+    if isinstance(reply, NoReply):
+        return await _give_up(run, transcript, reply)
+    answer, message = transcript.read_back(reply.response)
+    filed, judged = judge_reports(answer.tool_calls, run.max_report_bytes)
+    groups = plan_calls(run, [call for call in answer.tool_calls if call.tool_name != REPORT_TOOL])
+    opened, started = opened_by(groups[0] if groups else ())
+    parts = transcript.add_answer(answer, message, opened)
+    parts += [transcript.add_result(result) for result in judged]
+    turn = len(transcript.responses)
+    await run.journal.append(answer_step(turn, answer, parts, [*reply.retries, *started], filed))
+    return await _act(run, transcript, answer, filed, groups)
+
+
+async def _act(
+    run: AgentRun,
+    transcript: Transcript,
+    answer: ModelResponse,
+    filed: Filed | None,
+    groups: list[list[PlannedCall]],
+) -> Outcome | None:
+    """Run the calls of an answer, then see whether it ends the worker (the rules: report.py)."""
+    pause = await run_calls(run, transcript, groups)
+    if filed is not None:
+        return from_filed(filed)
+    if pause is not None and not run.out_of_time:
+        return Parked(pause)
+    return None if answer.tool_calls else _conclude(run, transcript, answer)
+
+
+def _conclude(run: AgentRun, transcript: Transcript, answer: ModelResponse) -> Reported | None:
+    """How an answer without tool calls ends the worker, if it does."""
+    reason, text = answer.finish_reason, _whole_text(transcript)
+    withheld = f"the model's answer was withheld: finish reason {reason}"
+    if answer.state == "suspended":
+        error = "the model answered with a job to wait for; background modes are not supported"
+        return from_text(text, run.max_report_bytes, ReportStatus.FAILED, error=error)
+    if text and reason in ("content_filter", "error"):
+        return from_text(text, run.max_report_bytes, ReportStatus.PARTIAL, error=withheld)
+    if text and reason not in ("length", "tool_call"):
+        return from_text(text, run.max_report_bytes)
+    if text:
+        transcript.add_request(_request_of(UserPromptPart(GO_ON)))
+        return None
+    if reason in ("content_filter", "error", "length"):
+        return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=withheld)
+    if _asked_again(transcript):
+        error = "the model gave an empty answer, and again when it was asked to go on"
+        return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=error)
+    transcript.add_request(_request_of(RetryFeedbackPart(NO_OUTPUT, retry=RetryInfo("no_output"))))
+    return None
+
+
+def _whole_text(transcript: Transcript) -> str:
+    """The text of the last answer, after that of the answers it is the rest of."""
+    texts = [transcript.responses[-1].text or ""]
+    for response in reversed(transcript.responses[:-1]):
+        if response.finish_reason != "length" or response.tool_calls:
+            break
+        texts.append(response.text or "")
+    return "".join(reversed(texts)).strip()
+
+
+def _asked_again(transcript: Transcript) -> bool:
+    """Whether the last answer came upon being asked again."""
+    question = transcript.messages[-2]
+    return any(isinstance(part, RetryFeedbackPart) for part in question.parts)
+
+
+def _request_of(part: UserPromptPart | RetryFeedbackPart) -> ModelRequest:
+    return ModelRequest([part], timestamp=part.timestamp)
+
+
+async def _give_up(run: AgentRun, transcript: Transcript, reply: NoReply) -> Reported:
+    """End a worker whose model does not answer; what it was asked stays readable."""
+    parts = transcript.take_unwritten()
+    if parts or reply.retries:
+        await run.journal.append(Step(parts, events=reply.retries))
+    if reply.out_of_time:
+        return timed_out(run, transcript)
+    return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=reply.error)

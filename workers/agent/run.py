@@ -1,0 +1,56 @@
+"""What one slice of a worker is run with: values, a journal, and a pool of threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pydantic_ai.models import Model
+
+from colony.conversation import Part
+from colony.definition import AgentSpec
+from colony.models import WorkerRecord
+from colony.tools import Tool
+from workers.agent.journal import Journal
+from workers.agent.threads import ToolThreads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRun:
+    """All that `run_agent` needs.
+
+    `parts` is the worker's conversation so far, as stored. `remaining` is the time to the worker's
+    deadline: None without one, zero or less once it has passed. `sleep` is how a retry waits.
+    """
+
+    colony_id: str
+    goal: str
+    worker: WorkerRecord
+    spec: AgentSpec
+    tools: Mapping[str, Tool]
+    model: Model
+    parts: Sequence[Part]
+    journal: Journal
+    threads: ToolThreads
+    remaining: Callable[[], timedelta | None]
+    max_tool_result_bytes: int
+    max_report_bytes: int
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def seconds_left(self) -> float | None:
+        """Seconds to the worker's deadline; None without one."""
+        remaining = self.remaining()
+        return None if remaining is None else remaining.total_seconds()
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the worker's deadline has passed."""
+        left = self.seconds_left()
+        return left is not None and left <= 0
+
+    def at_most(self, limit: timedelta) -> float:
+        """Seconds that something may take: its own limit, or less where the deadline is nearer."""
+        left = self.seconds_left()
+        return limit.total_seconds() if left is None else min(limit.total_seconds(), left)

@@ -1,0 +1,25 @@
+"""Text of bounded size, and text that can be stored."""
+
+from __future__ import annotations
+
+
+def cut(text: str, max_bytes: int, note: str = "… [cut]") -> str:
+    """`text`, or as much of its beginning as fits in `max_bytes` of UTF-8 together with `note`."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= max_bytes:
+        return text
+    room = max(0, max_bytes - len(note.encode()))
+    return encoded[:room].decode(errors="ignore") + note
+
+
+def words_of(error: BaseException) -> str:
+    """Type and message of an error; the type alone where it has no message, or cannot say it."""
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # noqa: BLE001 - an error's own __str__ is anybody's code
+        return type(error).__name__
+
+
+def storable(text: str) -> str:
+    """`text` with "?" for what UTF-8 cannot carry: lone surrogates, as in some file names."""
+    return text.encode(errors="replace").decode()

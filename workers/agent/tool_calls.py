@@ -1,0 +1,168 @@
+"""The calls of one answer: checked, put in groups, run, each result written when it is there.
+
+Consecutive read-only calls make one group and overlap; every other call is a group of its own, so
+that calls with effects keep their order. The part that is written before a group begins names its
+calls as opened: after a crash, a call that was opened and has no result may have happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Container, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import groupby
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_ai.messages import ToolCallPart, ToolReturnPart
+
+from colony.conversation import Step
+from colony.models import EventType
+from colony.tools import Tool
+from workers.agent import results
+from workers.agent.execution import execute
+from workers.agent.report import REPORT_TOOL
+from workers.agent.run import AgentRun
+from workers.agent.transcript import Transcript
+
+StepEvent = tuple[str, dict[str, Any]]
+Opening = tuple[list[str], list[StepEvent]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """One call, and either the tool and arguments it runs with or the result it has without."""
+
+    part: ToolCallPart
+    overlaps: bool
+    tool: Tool | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    settled: ToolReturnPart | None = None
+
+    @property
+    def id(self) -> str:
+        """The call's id, unique within its conversation."""
+        return self.part.tool_call_id
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCall:
+    """How one call ended; `park` where its tool asked for a pause."""
+
+    call: PlannedCall
+    result: ToolReturnPart
+    seconds: float
+    park: timedelta | None = None
+
+
+def plan_calls(
+    run: AgentRun, calls: Iterable[ToolCallPart], interrupted: Container[str] = ()
+) -> list[list[PlannedCall]]:
+    """The groups in which calls are to be run.
+
+    `interrupted` holds the ids of calls that were opened before a crash: of these, only what is
+    repeatable is made again; the others get a result that says that nobody knows.
+    """
+    planned = [_plan(run, call, call.tool_call_id in interrupted) for call in calls]
+    groups: list[list[PlannedCall]] = []
+    for overlaps, neighbours in groupby(planned, key=lambda call: call.overlaps):
+        run_of_calls = list(neighbours)
+        groups.extend([run_of_calls] if overlaps else [[call] for call in run_of_calls])
+    return groups
+
+
+def _plan(run: AgentRun, call: ToolCallPart, interrupted: bool) -> PlannedCall:
+    tool = run.tools.get(call.tool_name)
+    if tool is None:
+        offered = (*run.tools, REPORT_TOOL)
+        return PlannedCall(call, overlaps=True, settled=results.unknown_tool(call, offered))
+    try:
+        arguments = _arguments(tool, call)
+    except ValidationError as error:
+        return PlannedCall(call, overlaps=True, settled=results.invalid_arguments(call, error))
+    if interrupted and not tool.repeatable:
+        unknown = results.failed(call, results.UNKNOWN_OUTCOME, "interrupted")
+        return PlannedCall(call, overlaps=False, settled=unknown)
+    return PlannedCall(call, overlaps=tool.read_only, tool=tool, arguments=arguments)
+
+
+def _arguments(tool: Tool, call: ToolCallPart) -> dict[str, Any]:
+    raw = call.args if isinstance(call.args, str) else json.dumps(call.args or {})
+    model = tool.arguments.model_validate_json(raw or "{}")
+    return {name: getattr(model, name) for name in tool.arguments.model_fields}
+
+
+def opened_by(group: Iterable[PlannedCall]) -> Opening:
+    """The ids that the part before a group names as opened, and the events of that."""
+    calls = list(group)
+    events = [
+        (EventType.TOOL_CALL_STARTED.value, {"tool": call.part.tool_name, "tool_call_id": call.id})
+        for call in calls
+    ]
+    return [call.id for call in calls], events
+
+
+async def run_calls(
+    run: AgentRun, transcript: Transcript, groups: list[list[PlannedCall]]
+) -> timedelta | None:
+    """Run what was planned, write each result as it comes; returns the longest pause asked for.
+
+    The first group must have been opened by the part before. Stops between two groups when the
+    worker's deadline has passed: the rest never begins.
+    """
+    pauses: list[timedelta] = []
+    for number, group in enumerate(groups):
+        if run.out_of_time:
+            break
+        following = opened_by(groups[number + 1] if number + 1 < len(groups) else ())
+        waiting = len(group)
+
+        async def record(ended: EndedCall, following: Opening = following) -> None:
+            nonlocal waiting
+            waiting -= 1
+            opened, started = following if waiting == 0 else ([], [])
+            part = transcript.add_result(ended.result, opened)
+            await run.journal.append(Step([part], events=[_completed(ended), *started]))
+            if ended.park is not None:
+                pauses.append(ended.park)
+
+        await _run_group(run, group, record)
+    return max(pauses, default=None)
+
+
+async def _run_group(
+    run: AgentRun, group: list[PlannedCall], record: Callable[[EndedCall], Awaitable[None]]
+) -> None:
+    """Record the calls of a group in the order in which they end. None is left running behind."""
+    if len(group) == 1:
+        await record(await _run_call(run, group[0]))
+        return
+    tasks = [asyncio.create_task(_run_call(run, call)) for call in group]
+    try:
+        for ended in asyncio.as_completed(tasks):
+            await record(await ended)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _run_call(run: AgentRun, call: PlannedCall) -> EndedCall:
+    if call.tool is None or call.settled is not None:
+        assert call.settled is not None, "a call without a tool is settled when it is planned"
+        return EndedCall(call, call.settled, 0.0)
+    began = time.perf_counter()
+    result, park = await execute(run, call.part, call.tool, call.arguments)
+    return EndedCall(call, result, time.perf_counter() - began, park)
+
+
+def _completed(ended: EndedCall) -> StepEvent:
+    return EventType.TOOL_CALL_COMPLETED.value, {
+        "tool": ended.call.part.tool_name,
+        "tool_call_id": ended.call.id,
+        "ok": ended.result.outcome == "success",
+        "duration_seconds": round(ended.seconds, 6),
+    }
