@@ -4,7 +4,7 @@
 request   ``{"kind": "request", "message": ModelRequest}``: the prompt, or a later word to the model
 answer    ``{"kind": "answer", "message": ModelResponse, "opened": [tool call ids]}``: one model
           answer, and the calls of it that were about to start when it was written
-result    ``{"kind": "result", "tool_call_id": id, "part": ToolReturnPart | RetryPromptPart,
+result    ``{"kind": "result", "tool_call_id": id, "part": ToolReturnPart,
           "opened": [tool call ids]}``: how one call ended, and the calls that start after it
 ========  =========================================================================================
 

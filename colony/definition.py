@@ -40,7 +40,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 class ColonyConfig(BaseSettings):
     """The limits of a colony. Each can also be set as ``COLONY_<FIELD>`` on the nodes."""
 
-    model_config = SettingsConfigDict(env_prefix="COLONY_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="COLONY_", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     max_pending: int = Field(
         100_000, ge=1, description="Beyond this many waiting workers new ones are refused."
@@ -84,7 +86,8 @@ class AgentSpec:
     server, `api_key_env` names the environment variable *on the node* that holds its key.
     `tools` names the tools this agent is offered; None offers all of the colony's.
     Limits end the worker with status partial and what there is: `max_turns` model answers,
-    `max_tokens` in all answers together. `model_settings` are pydantic-ai's (temperature, …).
+    `max_requests` questions to the model, those that failed and were asked again too, `max_tokens`
+    in all answers together. `model_settings` are pydantic-ai's (temperature, …).
     """
 
     model: str | Model
@@ -96,6 +99,7 @@ class AgentSpec:
     model_settings: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     max_turns: int = 50
+    max_requests: int | None = None
     max_tokens: int | None = None
     max_retries: int = 5
     request_timeout: timedelta = timedelta(minutes=5)
@@ -229,7 +233,7 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _check_limits(colony: str, spec: AgentSpec) -> None:
-    for limit in ("max_turns", "max_tokens", "max_retries"):
+    for limit in ("max_turns", "max_requests", "max_tokens", "max_retries"):
         value = getattr(spec, limit)
         least = 0 if limit == "max_retries" else 1
         if value is not None and value < least:

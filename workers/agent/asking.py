@@ -21,6 +21,7 @@ from workers.agent.failures import Failure, failure_of
 from workers.agent.report import REPORT_DEFINITION
 from workers.agent.run import AgentRun
 from workers.agent.streaming import stream_response
+from workers.agent.transcript import Transcript
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
@@ -38,6 +39,11 @@ class Reply:
     response: ModelResponse
     retries: list[Retry]
 
+    @property
+    def tries(self) -> int:
+        """How often the model was asked."""
+        return len(self.retries) + 1
+
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
@@ -45,6 +51,7 @@ class NoReply:
 
     error: str
     retries: list[Retry]
+    tries: int
     out_of_time: bool = False
 
 
@@ -67,30 +74,34 @@ def request_parameters(
 
 
 async def ask(
-    run: AgentRun, messages: list[ModelMessage], parameters: ModelRequestParameters, turn: int
+    run: AgentRun, transcript: Transcript, parameters: ModelRequestParameters
 ) -> Reply | NoReply:
-    """Ask the model, again where that may help, within `max_retries` and the worker's deadline.
+    """Ask the model, again where that may help, within `max_retries`, `max_requests` and deadline.
 
     Never raises for what a model does: an error is a `NoReply` with words for the report.
     """
     retries: list[Retry] = []
+    turn = len(transcript.responses) + 1
     for attempt in count():
         if run.out_of_time:
             return NoReply(
-                "the deadline passed before the model was asked", retries, out_of_time=True
+                "the deadline passed before the model was asked", retries, attempt, out_of_time=True
             )
-        answer = await _try(run, messages, parameters, turn, attempt)
+        answer = await _try(run, transcript.messages, parameters, turn, attempt)
         if isinstance(answer, ModelResponse):
             return Reply(answer, retries)
         if run.out_of_time:
             return NoReply(
-                "the deadline passed while the model was asked", retries, out_of_time=True
+                "the deadline passed while the model was asked",
+                retries,
+                attempt + 1,
+                out_of_time=True,
             )
         if not answer.retryable:
-            return NoReply(answer.words, retries)
+            return NoReply(answer.words, retries, attempt + 1)
         delay = _delay(attempt, answer)
-        if (problem := _no_more(run, attempt, delay)) is not None:
-            return NoReply(f"{answer.words} ({problem})", retries)
+        if (problem := _no_more(run, transcript.requests, attempt, delay)) is not None:
+            return NoReply(f"{answer.words} ({problem})", retries, attempt + 1)
         retries.append(_event(run, turn, attempt, delay, answer))
         await run.sleep(delay)
     raise AssertionError("unreachable")
@@ -141,10 +152,13 @@ def _delay(attempt: int, failure: Failure) -> float:
     return longest * random.uniform(0.5, 1.0)
 
 
-def _no_more(run: AgentRun, attempt: int, delay: float) -> str | None:
+def _no_more(run: AgentRun, asked: int, attempt: int, delay: float) -> str | None:
     """Why there is no further try, if so."""
     if attempt >= run.spec.max_retries:
         return f"given up after {attempt + 1} tries"
+    most = run.spec.max_requests
+    if most is not None and asked + attempt + 1 >= most:
+        return f"request limit ({most}) reached"
     left = run.seconds_left()
     if left is not None and delay >= left:
         return f"the next try, in {delay:.1f} s, would come after the worker's deadline"

@@ -18,6 +18,7 @@ def answer_step(
     parts: Sequence[Part],
     events: Sequence[tuple[str, dict[str, Any]]],
     filed: Filed | None,
+    tries: int,
 ) -> Step:
     """The checkpoint of one answer. Events never hold text, arguments or results."""
     usage, cost = answer.usage, cost_of(answer)
@@ -32,7 +33,7 @@ def answer_step(
     }
     return Step(
         parts,
-        requests=1,
+        requests=tries,
         tokens=usage.total_tokens,
         cost_usd=cost,
         events=[(EventType.LLM_TURN_COMPLETE.value, turn_complete), *events],

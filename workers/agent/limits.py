@@ -16,6 +16,8 @@ def limit_reached(run: AgentRun, transcript: Transcript) -> Reported | None:
     turns, tokens = len(transcript.responses), transcript.tokens
     if turns >= run.spec.max_turns:
         return _partial(run, transcript, f"turn limit ({run.spec.max_turns}) reached")
+    if run.spec.max_requests is not None and transcript.requests >= run.spec.max_requests:
+        return _partial(run, transcript, f"request limit ({run.spec.max_requests}) reached")
     if run.spec.max_tokens is not None and tokens >= run.spec.max_tokens:
         return _partial(
             run, transcript, f"token limit ({run.spec.max_tokens}) reached: {tokens} used"

@@ -47,6 +47,7 @@ async def run_agent(run: AgentRun) -> Outcome:
         transcript = Transcript.restore(run.parts)
     except ValueError as error:
         return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=str(error))
+    transcript.requests = max(run.worker.requests, len(transcript.responses))
     if not transcript.messages:
         request = first_request(run.goal, run.spec, run.worker.task, run.worker.data)
         transcript.add_request(request)
@@ -72,7 +73,8 @@ async def _turn(
     run: AgentRun, transcript: Transcript, parameters: ModelRequestParameters
 ) -> Outcome | None:
     """One question to the model, its answer written, then acted on."""
-    reply = await ask(run, transcript.messages, parameters, len(transcript.responses) + 1)
+    reply = await ask(run, transcript, parameters)
+    transcript.requests += reply.tries
     if isinstance(reply, NoReply):
         return await _give_up(run, transcript, reply)
     answer, message = transcript.read_back(reply.response)
@@ -82,7 +84,9 @@ async def _turn(
     parts = transcript.add_answer(answer, message, opened)
     parts += [transcript.add_result(result) for result in judged]
     turn = len(transcript.responses)
-    await run.journal.append(answer_step(turn, answer, parts, [*reply.retries, *started], filed))
+    await run.journal.append(
+        answer_step(turn, answer, parts, [*reply.retries, *started], filed, reply.tries)
+    )
     return await _act(run, transcript, answer, filed, groups)
 
 
@@ -148,8 +152,8 @@ def _request_of(part: UserPromptPart | RetryFeedbackPart) -> ModelRequest:
 async def _give_up(run: AgentRun, transcript: Transcript, reply: NoReply) -> Reported:
     """End a worker whose model does not answer; what it was asked stays readable."""
     parts = transcript.take_unwritten()
-    if parts or reply.retries:
-        await run.journal.append(Step(parts, events=reply.retries))
+    if parts or reply.tries:
+        await run.journal.append(Step(parts, requests=reply.tries, events=reply.retries))
     if reply.out_of_time:
         return timed_out(run, transcript)
     return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=reply.error)

@@ -39,7 +39,8 @@ _RESULT = TypeAdapter(ToolReturnPart)
 class Transcript:
     """What has been said, and which calls of the last answer have no result yet.
 
-    `messages` is what the next question to the model holds, once `unresolved` is empty.
+    `messages` is what the next question to the model holds, once `unresolved` is empty. `requests`
+    counts the questions, those that got no answer too.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class Transcript:
         self.calls: tuple[ToolCallPart, ...] = ()
         self.opened: set[str] = set()
         self.tokens = 0
+        self.requests = 0
         self._results: dict[str, ToolReturnPart] = {}
         self._call_ids: set[str] = set()
         self._unwritten: list[Part] = []

@@ -60,7 +60,7 @@ async def test_tries_end_with_the_words_of_the_provider(agent: Harness) -> None:
     (step,) = agent.journal.steps
     assert [name for name, _ in step.events] == ["node_retry", "node_retry"]
     assert [part["kind"] for part in step.parts] == ["request"], "what was asked stays readable"
-    assert (step.requests, step.tokens) == (0, 0)
+    assert (step.requests, step.tokens) == (3, 0), "failed questions are counted as well"
 
 
 async def test_retry_after_is_honoured_as_seconds_and_as_a_date(agent: Harness) -> None:

@@ -10,7 +10,7 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import ModelRequestParameters
 
 from colony.models import ReportStatus
-from colony.testing_model import Call, Item, report
+from colony.testing_model import Call, HttpError, Item, report
 from tests.unit.agent.harness import Harness, MemoryJournal, countdown
 from workers.agent.outcome import Reported
 
@@ -101,3 +101,13 @@ async def test_a_filed_report_wins_over_the_deadline(agent: Harness) -> None:
     answer = [Call("act"), report("success", "Done.")]
     outcome = await agent.reported([answer], act, remaining=remaining)
     assert outcome.summary == "Done."
+
+
+async def test_questions_are_counted_and_limited(agent: Harness) -> None:
+    """max_requests ends a worker with partial; questions that failed count too."""
+    outcome = await agent.reported([looking] * 9, look, max_requests=3)
+    assert outcome.status is ReportStatus.PARTIAL
+    assert outcome.error == "request limit (3) reached"
+    failing = await agent.reported([HttpError(503)] * 9, max_requests=2)
+    assert failing.status is ReportStatus.FAILED
+    assert "request limit (2) reached" in str(failing.error)
