@@ -1,0 +1,23 @@
+"""The command line: thin over `colony.runtime`, one small module per kind of command.
+
+============  ==================================================================================
+app           the commands and their help panels; the one place that turns errors into exit codes
+options       options that several commands share
+connection    options ▸ settings ▸ an open runtime; which colony is meant
+durations     "90s", "2h30m", "PT10M" ▸ timedelta
+output        for people (tables, clean text) and for machines (JSON)
+producers     spawn, wait
+operators     list, show, events, stop, retry, stats, pause, resume
+transcript    a stored conversation, readable
+nodes         worker, up; a node as a child process
+demo          the survey on an embedded Redis
+doctor        what is wrong, and what to do about it
+============  ==================================================================================
+
+Results go to stdout, everything else (progress, hints, errors) to stderr. Exit codes: 0 done;
+1 it did not work, or a report says so; 2 wrong usage; 130 interrupted.
+"""
+
+from colony.cli.app import app, main
+
+__all__ = ["app", "main"]
