@@ -112,7 +112,7 @@ class ColonyClient:
                 except StopAsyncIteration:
                     return
         finally:
-            self._run(_close(events))
+            self._run(events.aclose())
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if not self._thread.is_alive():
@@ -135,9 +135,3 @@ class ColonyClient:
 
 async def _next(events: AsyncIterator[Event]) -> Event:
     return await anext(events)
-
-
-async def _close(events: AsyncIterator[Event]) -> None:
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -72,7 +72,7 @@ def position_of(event_id: str) -> Position:
 
 async def read_events(
     store: Store, wanted: Filter, *, after: str | None, follow: bool
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """Events after an id (``"0"``: all that is kept; None: from now on), then live ones if `follow`."""
     reader = _Reader(store, wanted)
     if not follow:

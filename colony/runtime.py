@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -236,13 +236,11 @@ class ColonyRuntime:
         """Stop every worker that has not ended; returns how many were stopped or told to."""
         stopped = 0
         for state in (WorkerState.PENDING, WorkerState.PARKED, WorkerState.RUNNING):
-            seen = 0
-            while ids := await self._store.ids_in(state, seen, STOP_PAGE):
-                verdicts = await asyncio.gather(
-                    *(self._stop_quietly(worker_id, reason) for worker_id in ids)
-                )
+            ids = await self._store.ids_in(state)
+            for start in range(0, len(ids), STOP_PAGE):
+                page = ids[start : start + STOP_PAGE]
+                verdicts = await asyncio.gather(*(self._stop_quietly(w, reason) for w in page))
                 stopped += sum(v in (Stopped.SETTLED, Stopped.TOLD) for v in verdicts)
-                seen += sum(v is Stopped.TOLD for v in verdicts)
         return stopped
 
     # -- reading ----------------------------------------------------------------------------
@@ -297,7 +295,7 @@ class ColonyRuntime:
         worker_id: str | None = None,
         after: str | None = None,
         follow: bool = True,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """What happens: after event `after` (``"0"``: all that is kept; None: from now on), then live.
 
         `follow=False` ends with what is kept. Each kept event comes once and in order; what can no

@@ -31,7 +31,9 @@ Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 class Settings(BaseSettings):
     """One frozen object per process; made once and handed down."""
 
-    model_config = SettingsConfigDict(env_prefix="COLONY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="COLONY_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
@@ -52,7 +54,7 @@ class Settings(BaseSettings):
         description="How long a producer tries to reach Redis before it says so. Errors come within 2 s.",
     )
     beat_interval: Duration = Field(
-        timedelta(seconds=1), description="How often a node renews its lease."
+        timedelta(seconds=1), gt=timedelta(0), description="How often a node renews its lease."
     )
     lease: Duration = Field(
         timedelta(seconds=4),
@@ -60,6 +62,7 @@ class Settings(BaseSettings):
     )
     sweep_interval: Duration = Field(
         timedelta(seconds=0.5),
+        gt=timedelta(0),
         description="How often the fleet's janitors, together, look for what is due.",
     )
     ring_again_after: Duration = Field(

@@ -73,8 +73,8 @@ def _check(task: str | Mapping[str, Any] | TaskSpec, where: str, limits: Limits)
         raise InvalidTask(f"{dot}data is not JSON: {error}") from error
     if size > limits.max_data_bytes:
         raise InvalidTask(
-            f"{dot}data has {size} bytes as JSON, at most {limits.max_data_bytes} are accepted (max_data_bytes): "
-            "pass a reference that a tool can read"
+            f"{dot}data has {size} bytes as JSON, at most {limits.max_data_bytes} are accepted "
+            "(max_data_bytes): pass a reference that a tool can read"
         )
     if spec.agent is not None and limits.agents and spec.agent not in limits.agents:
         raise InvalidTask(

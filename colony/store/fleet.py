@@ -54,7 +54,7 @@ class FleetKeeping(StoreBase):
 
     async def sweep(self, *, interval: timedelta, lease: timedelta, cap: int) -> Due | None:
         """What is due now; None when another node has just looked."""
-        reply = await self.run("sweep", millis(interval), millis(lease), self.link.run_id, cap)
+        reply = await self.run("sweep", millis(interval), millis(lease), cap)
         return Due(reply[1], reply[2], int(reply[3])) if reply[0] == "go" else None
 
     async def rescue(

@@ -5,9 +5,9 @@ together in the next one, so a node with a thousand agents needs one connection,
 and never waits for a pool. Each command gets its own answer or its own error.
 
 Every script gives the same answer to the same request (see `colony.store`), so after a lost
-connection the unanswered commands are simply sent again: for `patience` seconds, then
-`StoreUnavailable` says what was tried. `patience=None` never gives up: a node holds its writes
-while Redis is away.
+connection the unanswered commands are simply sent again: each for `patience` after it was asked or
+Redis was last heard, then `StoreUnavailable` says what was tried. `patience=None` never gives up:
+a node holds its writes while Redis is away.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from colony.store.scripts import Script
 
 MINIMUM = (6, 2)
 BATCH = 256
+LEAST_SECONDS = 0.25
+"""What an attempt is given at least, also when patience runs out."""
 CONNECTION_LOST = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -44,8 +46,19 @@ TRANSIENT_REPLIES = (
     redis_errors.MasterDownError,
 )
 
+REFUSALS = {
+    "command not allowed when used memory": "is out of memory and refuses to write: raise maxmemory, "
+    "or keep fewer results (result_retention_max)",
+    "write against a read only replica": "is a read-only replica: point COLONY_REDIS_URL at the primary",
+    "has no permissions": "refuses this user: extend its ACL",
+    "MISCONF": "cannot save to its disk and refuses to write: see its log, and make room",
+}
+"""Words of a refusal (in scripts, Redis 6.2 has them in the middle of an error), and what to do."""
+
 Reply = Any
 Command = tuple[Any, ...]
+Asked = tuple[float, Command, asyncio.Future[Reply]]
+"""When it was asked (loop time), what, and who waits for the answer."""
 
 
 def safe_url(url: str) -> str:
@@ -85,14 +98,17 @@ class Link:
             decode_responses=True,
         )
         self._redis = Redis(connection_pool=pool)
-        self._queue: deque[tuple[Command, asyncio.Future[Reply]]] = deque()
+        self._queue: deque[Asked] = deque()
+        self._heard = 0.0
         self._flusher: asyncio.Task[None] | None = None
         self._greeted = False
 
     async def call(self, *command: Any) -> Reply:
-        """One command, its reply. Raises `StoreUnavailable`, or redis-py's `ResponseError`."""
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._queue.append((command, future))
+        """One command, its reply. Raises `StoreUnavailable`, or redis-py's `ResponseError`; what
+        cannot be sent (lone surrogates, None) is a `ValueError` here and disturbs nobody else."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        self._queue.append((loop.time(), _sendable(command), future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush(), name="colony-link")
         return await future
@@ -123,41 +139,58 @@ class Link:
         self._fail(list(self._queue), StoreUnavailable("the connection to Redis was closed"))
         self._queue.clear()
         await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()  # ours: redis-py leaves a given pool open
 
     async def _flush(self) -> None:
+        loop, attempt = asyncio.get_running_loop(), 0
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
-                replies = await self._patiently([command for command, _ in batch])
+                async with asyncio.timeout_at(self._until(batch[0], loop.time() + LEAST_SECONDS)):
+                    if not self._greeted:
+                        await self._greet()
+                    replies = await self._round_trip([command for _, command, _ in batch])
+            except StoreIncompatible as error:  # a ConnectionError too, but waiting cannot mend it
+                self._fail(batch, error)
+            except (*CONNECTION_LOST, *TRANSIENT_REPLIES) as error:
+                self._greeted = False
+                attempt += 1
+                pause = min(1.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0)
+                self._queue.extendleft(reversed(batch))
+                if attempt > 1:  # the first may have failed for our own busy loop
+                    self._give_up_overdue(loop.time() + pause, attempt, error)
+                await asyncio.sleep(pause)
             except BaseException as error:
                 failure = error if isinstance(error, Exception) else StoreUnavailable("interrupted")
                 self._fail(batch, failure)
                 if not isinstance(error, Exception):
                     raise
-                continue
-            for (_, future), reply in zip(batch, replies, strict=True):
-                _answer(future, reply, self.url)
+            else:
+                attempt, self._heard = 0, loop.time()
+                for (_, _, future), reply in zip(batch, replies, strict=True):
+                    _answer(future, reply, self.url)
 
-    async def _patiently(self, commands: list[Command]) -> list[Reply]:
-        loop = asyncio.get_running_loop()
-        started, attempt = loop.time(), 0
-        while True:
-            try:
-                if not self._greeted:
-                    await self._greet()
-                return await self._round_trip(commands)
-            except (*CONNECTION_LOST, *TRANSIENT_REPLIES) as error:
-                self._greeted = False
-                attempt += 1
-                pause = min(1.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0)
-                waited = loop.time() - started
-                if self._patience is not None and waited + pause > self._patience.total_seconds():
-                    raise StoreUnavailable(
-                        f"Redis at {safe_url(self.url)} cannot be reached "
-                        f"({attempt} attempts in {waited:.1f} s, last: {error}). "
-                        "Start it, or set COLONY_REDIS_URL to where it is"
-                    ) from error
-                await asyncio.sleep(pause)
+    def _until(self, asked: Asked, least: float = 0.0) -> float | None:
+        """When patience for a command runs out: it begins anew whenever Redis was heard."""
+        if self._patience is None:
+            return None
+        return max(least, max(asked[0], self._heard) + self._patience.total_seconds())
+
+    def _give_up_overdue(self, now: float, attempt: int, error: BaseException) -> None:
+        """Fail those whose patience would be over at the next attempt; the queue is in order."""
+        while self._queue:
+            until = self._until(self._queue[0])
+            if until is None or until >= now:
+                return
+            asked = self._queue.popleft()
+            waited = asyncio.get_running_loop().time() - asked[0]
+            failure = StoreUnavailable(
+                f"Redis at {safe_url(self.url)} cannot be reached "
+                f"({attempt} attempts in {waited:.1f} s, last: {str(error) or 'no answer'}). "
+                "Start it, or set COLONY_REDIS_URL to where it is"
+            )
+            failure.__cause__ = error
+            self._fail([asked], failure)
 
     async def _round_trip(self, commands: list[Command]) -> list[Reply]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -170,22 +203,39 @@ class Link:
         return list(replies)
 
     async def _greet(self) -> None:
-        info = await self._redis.info("server")
+        try:
+            info = await self._redis.info("server")
+        except redis_errors.ResponseError as error:
+            if "HELLO" not in str(error):
+                raise
+            raise self._too_old("too old to know HELLO") from error  # before 6.0
         version = tuple(int(n) for n in str(info["redis_version"]).split(".")[:2])
         if version < MINIMUM:
-            raise StoreIncompatible(
-                f"Redis at {safe_url(self.url)} is {info['redis_version']}; "
-                f"Colony needs {'.'.join(map(str, MINIMUM))} or newer, or Valkey: upgrade it"
-            )
+            raise self._too_old(str(info["redis_version"]))
         self.server_version = version
         self.run_id = str(info["run_id"])
         self._greeted = True
 
+    def _too_old(self, found: str) -> StoreIncompatible:
+        return StoreIncompatible(
+            f"Redis at {safe_url(self.url)} is {found}; "
+            f"Colony needs {'.'.join(map(str, MINIMUM))} or newer, or Valkey: upgrade it"
+        )
+
     @staticmethod
-    def _fail(batch: Iterable[tuple[Command, asyncio.Future[Reply]]], error: Exception) -> None:
-        for _, future in batch:
+    def _fail(batch: Iterable[Asked], error: Exception) -> None:
+        for _, _, future in batch:
             if not future.done():
                 future.set_exception(error)
+
+
+def _sendable(command: Command) -> Command:
+    """Text as UTF-8 here, at its asker's; the command's name stays text, redis-py reads it."""
+    for argument in command:
+        if isinstance(argument, bool) or not isinstance(argument, str | bytes | int | float):
+            raise ValueError(f"{command[0]}: {argument!r} cannot be sent to Redis")
+    name, *arguments = command
+    return (name, *(a.encode() if isinstance(a, str) else a for a in arguments))
 
 
 def _answer(future: asyncio.Future[Reply], reply: Reply, url: str) -> None:
@@ -193,18 +243,9 @@ def _answer(future: asyncio.Future[Reply], reply: Reply, url: str) -> None:
         return
     if not isinstance(reply, Exception):
         future.set_result(reply)
-    elif isinstance(reply, redis_errors.OutOfMemoryError):
-        future.set_exception(
-            StoreUnavailable(
-                f"Redis at {safe_url(url)} is out of memory and refuses to write: raise maxmemory, "
-                "or keep fewer results (result_retention_max)"
-            )
-        )
-    elif isinstance(reply, redis_errors.ReadOnlyError):
-        future.set_exception(
-            StoreUnavailable(
-                f"Redis at {safe_url(url)} is a read-only replica: point COLONY_REDIS_URL at the primary"
-            )
-        )
-    else:
-        future.set_exception(reply)
+        return
+    for words, remedy in REFUSALS.items():
+        if words in str(reply):
+            future.set_exception(StoreUnavailable(f"Redis at {safe_url(url)} {remedy}"))
+            return
+    future.set_exception(reply)

@@ -48,10 +48,9 @@ class Reads(StoreBase):
         records = await asyncio.gather(*(self.get(worker_id) for worker_id, _ in entries[:limit]))
         return [record for record in records if record is not None]
 
-    async def ids_in(self, state: WorkerState, start: int, count: int) -> list[str]:
-        """A page of the ids in a state, oldest first."""
-        key = self.keys("state", state.value)
-        return list(await self.link.call("ZRANGE", key, start, start + count - 1))
+    async def ids_in(self, state: WorkerState) -> list[str]:
+        """The ids in a state at this moment, oldest first."""
+        return list(await self.link.call("ZRANGE", self.keys("state", state.value), 0, -1))
 
     async def nodes(self) -> list[NodeInfo]:
         """The nodes that have a lease, or had one that nobody has cleared away yet."""

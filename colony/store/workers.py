@@ -107,9 +107,7 @@ class WorkerTransitions(StoreBase):
         match reply:
             case ["accepted", when]:
                 return Accepted(when), ids
-            case ["again"]:
-                return Accepted.NOW, ids
-            case ["known", *first]:
+            case ["known", first]:
                 return Accepted.KNOWN, list(first)
             case _:
                 raise _refused(self.colony_id, reply)

@@ -2,7 +2,8 @@
 -- ARGV: 1 idempotency key or '', 2 its ttl_ms, 3 '1' when a live node is required, 4 ring_again_ms,
 --       5 deadline 'in:<ms>' | 'at:<ms>' | '', 6 not before (same form), 7 staged batch or '', 8 how many workers,
 --       then per worker: id, number of values, field, value, …   (nothing more when staged)
--- Returns: {'accepted', id, …} (also for the same request again), {'known', id, …} for a known idempotency key, or
+-- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}} for a known
+--          idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
 --          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}
 local ids, n = {}, tonumber(ARGV[8])
 if ARGV[7] ~= '' then
@@ -12,16 +13,17 @@ else
   while i <= #ARGV do ids[#ids + 1] = ARGV[i]; i = i + 2 + tonumber(ARGV[i + 1]) end
 end
 
+local first = redis.call('HGET', K.worker(ARGV[7] ~= '' and ARGV[7] or ids[1]), 'state')
+if first and first ~= 'STAGED' then return {'accepted', first == 'PARKED' and 'later' or 'now'} end
 local key = ARGV[1]
 if key ~= '' then
   local expiry = redis.call('ZSCORE', K.idem, key)
   if expiry and tonumber(expiry) > now then
-    return {'known', unpack(cjson.decode(redis.call('HGET', K.idem_ids, key)))}
+    return {'known', cjson.decode(redis.call('HGET', K.idem_ids, key))}
   end
 end
-local first = redis.call('HGET', K.worker(ARGV[7] ~= '' and ARGV[7] or ids[1]), 'state')
-if first and first ~= 'STAGED' then return {'again'} end
-if #ids ~= n then return {'stage_lost'} end
+-- The first record was staged first and is the first to expire, before the list does.
+if #ids ~= n or (ARGV[7] ~= '' and not first) then return {'stage_lost'} end
 
 local meta = redis.call('HMGET', K.meta, 'id', 'paused', 'max_pending', 'idempotency_max_keys', 'version', 'default_agent')
 if not meta[1] then return {'unknown_colony'} end

@@ -6,11 +6,21 @@
 local wid, before, parts = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[11])
 local rec = read(wid)
 if not owns(rec, ARGV[2]) then
+  -- a report that comes after the end is kept as an event; one that the worker had filed itself is no news
+  if TERMINAL[rec.state] and ARGV[7] ~= '' and not rec.filed_status then
+    emit('late_result', wid, '{"status":' .. quote(ARGV[7]) .. '}')
+  end
   count('stale_refused')
   return {'stale'}
 end
 local length = redis.call('LLEN', K.parts(wid))
-if length == before then
+local again = false
+if parts == 0 then   -- nothing is appended: such a step is known by its claim and place
+  local place = ARGV[2] .. ':' .. before
+  again = redis.call('HGET', K.worker(wid), 'noted') == place
+  redis.call('HSET', K.worker(wid), 'noted', place)
+end
+if length == before and not again then
   if parts > 0 then redis.call('RPUSH', K.parts(wid), unpack(ARGV, 12, 11 + parts)) end
   if ARGV[4] ~= '0' then
     redis.call('HINCRBY', K.worker(wid), 'requests', ARGV[4])

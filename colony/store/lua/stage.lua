@@ -1,6 +1,8 @@
 -- Put records of a large accept aside. Not yet workers: unclaimable, unlisted, gone in a minute unless committed.
 -- ARGV: batch, ttl_ms, how many were staged before, then per worker: id, number of values, field, value, …
 -- Returns: how many are staged in all (the same for the same request again)
+local state = redis.call('HGET', K.worker(ARGV[4]), 'state')
+if state and state ~= 'STAGED' then return 0 end   -- a late duplicate: these were committed
 local staged = redis.call('LLEN', K.staged(ARGV[1]))
 if staged > tonumber(ARGV[3]) then return staged end
 local i = 4

@@ -1,0 +1,238 @@
+"""Scripts can be sent twice: a command whose answer was lost is sent again, and nothing is different.
+
+*Transitions* give the same answer again. *Housekeeping* hands each item to one caller: sent again
+it finds nothing more to do (what a lost answer should have rung for is rung by the next sweep).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from colony.models import ReportStatus
+from colony.store import Store
+from colony.store.scripts import SCRIPTS
+from tests.store.kit import (
+    LEASE,
+    NOW,
+    SOON,
+    VERSION,
+    die,
+    dump,
+    join,
+    new_workers,
+    one,
+    running,
+    state,
+    step,
+    success,
+)
+
+Request = Callable[[], Awaitable[Any]]
+Scene = Callable[[Store], Awaitable[Request]]
+
+HOUR = timedelta(hours=1)
+TRANSITIONS: dict[str, Scene] = {}
+HOUSEKEEPING: dict[str, Scene] = {}
+
+
+def scene(table: dict[str, Scene]) -> Callable[[Scene], Scene]:
+    """Register a scene: it prepares, and returns the request that is then sent twice."""
+
+    def register(prepare: Scene) -> Scene:
+        table[prepare.__name__] = prepare
+        return prepare
+
+    return register
+
+
+@scene(TRANSITIONS)
+async def register(store: Store) -> Request:
+    return lambda: store.register({"version": VERSION, "goal": "g"})
+
+
+@scene(TRANSITIONS)
+async def accept(store: Store) -> Request:
+    workers = new_workers(3)
+    return lambda: store.accept(workers, ring_again_after=SOON, deadline=HOUR)
+
+
+@scene(TRANSITIONS)
+async def accept_with_a_key(store: Store) -> Request:
+    workers = new_workers(2)
+    return lambda: store.accept(workers, ring_again_after=SOON, idempotency_key="k")
+
+
+@scene(TRANSITIONS)
+async def accept_for_later(store: Store) -> Request:
+    workers = new_workers()
+    return lambda: store.accept(workers, ring_again_after=SOON, not_before=HOUR)
+
+
+@scene(TRANSITIONS)
+async def stage(store: Store) -> Request:
+    [(worker_id, fields)] = new_workers()
+    flat = [text for item in fields.items() for text in item]
+    return lambda: store.run("stage", worker_id, 60_000, 0, worker_id, len(flat), *flat)
+
+
+@scene(TRANSITIONS)
+async def beat(store: Store) -> Request:
+    await running(store)
+    return lambda: store.beat("n1", lease=LEASE, about={"host": "h"})
+
+
+@scene(TRANSITIONS)
+async def beat_to_join(store: Store) -> Request:
+    return lambda: join(store)
+
+
+@scene(TRANSITIONS)
+async def claim_(store: Store) -> Request:
+    worker_id = await one(store)
+    await join(store)
+    return lambda: store.claim(worker_id, node="n1", token="t1", version=VERSION)
+
+
+@scene(TRANSITIONS)
+async def claim_refused(store: Store) -> Request:
+    worker_id = await one(store)
+    await join(store)
+    return lambda: store.claim(worker_id, node="n1", token="t1", version="other")
+
+
+@scene(TRANSITIONS)
+async def checkpoint(store: Store) -> Request:
+    worker_id = await running(store)
+    made = step("a", "b", events=[("llm_turn_complete", {})], filed=success())
+    return lambda: store.checkpoint(worker_id, "t1", made, after=0)
+
+
+@scene(TRANSITIONS)
+async def settle(store: Store) -> Request:
+    worker_id = await running(store)
+    return lambda: store.settle(worker_id, "t1", success())
+
+
+@scene(TRANSITIONS)
+async def park(store: Store) -> Request:
+    worker_id = await running(store)
+    return lambda: store.park(worker_id, "t1", reason="time", wake_in=HOUR)
+
+
+@scene(TRANSITIONS)
+async def give_back(store: Store) -> Request:
+    worker_id = await running(store)
+    return lambda: store.give_back(worker_id, "t1", "x", counted=True, ring_again_after=SOON)
+
+
+@scene(TRANSITIONS)
+async def give_back_of_one_told_to_stop(store: Store) -> Request:
+    worker_id = await running(store)
+    await store.stop(worker_id, status=ReportStatus.STOPPED, reason="r", grace=HOUR)
+    return lambda: store.give_back(worker_id, "t1", "x", counted=True, ring_again_after=SOON)
+
+
+@scene(TRANSITIONS)
+async def stop_a_running_one(store: Store) -> Request:
+    worker_id = await running(store)
+    return lambda: store.stop(worker_id, status=ReportStatus.STOPPED, reason="r", grace=HOUR)
+
+
+@scene(TRANSITIONS)
+async def expire(store: Store) -> Request:
+    worker_id = await one(store, deadline=NOW)
+    return lambda: store.expire(f"deadline:{worker_id}", grace=SOON)
+
+
+@scene(TRANSITIONS)
+async def set_intake(store: Store) -> Request:
+    return lambda: store.set_intake(paused=True)
+
+
+@scene(TRANSITIONS)
+async def wait_for(store: Store) -> Request:
+    worker_id = await one(store)
+    return lambda: store.wait_for([worker_id, "w0"], ttl=HOUR)
+
+
+@scene(HOUSEKEEPING)
+async def stop_a_waiting_one(store: Store) -> Request:
+    worker_id = await one(store)
+    return lambda: store.stop(worker_id, status=ReportStatus.STOPPED, reason="r", grace=HOUR)
+
+
+@scene(HOUSEKEEPING)
+async def wake(store: Store) -> Request:
+    worker_id = await one(store, not_before=HOUR)
+    return lambda: store.wake(worker_id, ring_again_after=SOON)
+
+
+@scene(HOUSEKEEPING)
+async def rescue(store: Store) -> Request:
+    await running(store)
+    await die(store, "n1")
+    return lambda: store.rescue("n1", cap=10, ring_again_after=SOON)
+
+
+@scene(HOUSEKEEPING)
+async def ring_again(store: Store) -> Request:
+    await one(store, ring_again_after=NOW)
+    return lambda: store.ring_again(after=HOUR, cap=10)
+
+
+@scene(HOUSEKEEPING)
+async def retain(store: Store) -> Request:
+    for _ in range(2):
+        await store.settle(await running(store), "t1", success())
+    return lambda: store.retain(most=1, ttl=None, cap=10)
+
+
+@scene(HOUSEKEEPING)
+async def sweep(store: Store) -> Request:
+    await one(store, deadline=NOW)
+    return lambda: store.sweep(interval=HOUR, lease=LEASE, cap=10)
+
+
+def _timeless(answer: Any) -> Any:
+    """An answer without what runs down by itself."""
+    remaining = getattr(answer, "remaining", None)
+    return answer if remaining is None else (answer.record, answer.parts, answer.token)
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+async def test_a_transition_sent_twice(store: Store, redis_url: str, name: str) -> None:
+    """The second time: the same answer, the same state, no second event and nothing counted twice."""
+    request = await TRANSITIONS[name](store)
+    first = await request()
+    before, told = state(redis_url, store), _told(redis_url, store)
+    assert _timeless(await request()) == _timeless(first)
+    assert state(redis_url, store) == before
+    assert _told(redis_url, store) == told
+
+
+@pytest.mark.parametrize("name", HOUSEKEEPING)
+async def test_housekeeping_sent_twice(store: Store, redis_url: str, name: str) -> None:
+    """The second time there is nothing to do: the same state, no second event or count."""
+    request = await HOUSEKEEPING[name](store)
+    assert await request()
+    before, told = state(redis_url, store), _told(redis_url, store)
+    await request()
+    assert state(redis_url, store) == before
+    assert _told(redis_url, store) == told
+
+
+def _told(redis_url: str, store: Store) -> Any:
+    whole = dump(redis_url, store)
+    totals = {k: v for k, v in whole["meta"].items() if k.startswith("total:")}
+    return whole.get("events"), totals
+
+
+def test_no_script_is_forgotten() -> None:
+    """Every script is sent twice here, except two that only write down what they are given."""
+    scenes = {*TRANSITIONS, *HOUSEKEEPING}
+    sent = {s for s in SCRIPTS if any(name.strip("_").startswith(s) for name in scenes)}
+    assert set(SCRIPTS) - sent == {"reject", "tell"}
