@@ -52,7 +52,7 @@ class Transcript:
         self.requests = 0
         self._results: dict[str, ToolReturnPart] = {}
         self._call_ids: set[str] = set()
-        self._unwritten: list[Part] = []
+        self._unwritten: list[bytes] = []  # JSON: smaller than decoded, held while the model thinks
         self._held_back: list[ModelRequest] = []
 
     @classmethod
@@ -92,13 +92,13 @@ class Transcript:
     def add_request(self, request: ModelRequest) -> None:
         """Say something to the model; it is written together with the answer to it."""
         dumped = _REQUEST.dump_json(request)
-        self._unwritten.append({"kind": "request", "message": json.loads(dumped)})
+        self._unwritten.append(dumped)
         self._add_request(_REQUEST.validate_json(dumped))
 
     def take_unwritten(self) -> list[Part]:
         """The requests that have not been written yet; the caller now writes them."""
-        parts, self._unwritten = self._unwritten, []
-        return parts
+        dumped, self._unwritten = self._unwritten, []
+        return [{"kind": "request", "message": json.loads(request)} for request in dumped]
 
     def read_back(self, response: ModelResponse) -> tuple[ModelResponse, dict[str, Any]]:
         """An answer as it will be stored (with unique call ids), and its JSON form."""

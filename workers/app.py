@@ -1,0 +1,76 @@
+"""A node's Celery application: ``celery -A workers.app worker`` with COLONY_APP=module:colony.
+
+Celery acknowledges early and recovers nothing: the doorbell is a hint, the store's leases recover.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+
+from colony.definition import load_colony
+from colony.doorbell import celery_app
+from colony.errors import ColonyError, DefinitionError
+from colony.settings import Settings
+from workers import control
+from workers.node import steps
+from workers.node.context import NodeContext
+from workers.pool import AsyncioPool
+from workers.tasks import register_tasks
+
+POOL = "workers.pool:AsyncioPool"
+
+
+def make_app(settings: Settings) -> Celery:
+    """The application of a node that serves ``settings.app``. Raises a `ColonyError`."""
+    if not settings.app:
+        raise DefinitionError(
+            "no definition to serve: set COLONY_APP=module:attribute, such as colony.examples.survey:colony"
+        )
+    colony = load_colony(settings.app)
+    app = celery_app(colony.name, settings)
+    app.conf.update(
+        broker_transport="workers.transport:Transport",
+        worker_consumer="workers.consumer:Consumer",
+        worker_pool=POOL,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_send_task_events=True,
+        worker_deduplicate_successful_tasks=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=True,
+        colony_tracer_threads=settings.tracer_threads,
+    )
+    context = NodeContext(colony, settings, app)
+    register_tasks(app, context)
+    steps.install(app, context)
+    control.install(context)
+    _size_by_default(app, settings)
+    return app
+
+
+def _size_by_default(app: Celery, settings: Settings) -> None:
+    """Celery's default concurrency is the number of cores: right for prefork, not for coroutines."""
+
+    def size(conf: Any, options: dict[str, Any], **_: Any) -> None:
+        pool = options.get("pool") or conf.worker_pool
+        if pool in (AsyncioPool, POOL) and not options.get("concurrency"):
+            conf.worker_concurrency = settings.concurrency
+
+    signals.celeryd_init.connect(size, weak=False)
+
+
+def _app_of_environment() -> Celery:
+    try:
+        return make_app(Settings())
+    except ColonyError as error:
+        raise SystemExit(f"colony: {error}") from error
+
+
+def __getattr__(name: str) -> Any:
+    """`app` is made when Celery asks for it, so that importing this module needs no definition."""
+    if name in ("app", "celery"):
+        made = globals()["app"] = _app_of_environment()
+        return made
+    raise AttributeError(name)

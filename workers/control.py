@@ -1,0 +1,71 @@
+"""Revoke and terminate, from Celery's tools and Flower's button, turned into stops of the store.
+
+Celery would mark the task revoked and remember the id for hours, so that each later doorbell of
+that worker were thrown away, and a chord would never join. Here the store settles the worker, and
+no memory of a revoke is kept. Ids that are no workers of this colony go Celery's own way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from celery.utils.functional import maybe_list
+from celery.worker import control as celery_control
+from celery.worker.control import control_command, ok
+
+from colony.models import ReportStatus
+from colony.store import Stopped
+from workers.host import Host, host_of
+from workers.loop import run
+from workers.node.context import NodeContext
+
+log = logging.getLogger("colony.control")
+
+_celery_revoke = celery_control.revoke
+
+
+def install(context: NodeContext) -> None:
+    """Replace Celery's `revoke` and `terminate` commands in this process."""
+
+    @control_command(  # type: ignore[untyped-decorator]
+        name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]"
+    )
+    def revoke(
+        state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any
+    ) -> Any:
+        """Stop workers by id; other tasks are revoked as Celery does it."""
+        ids = [str(each) for each in maybe_list(task_id) or []]
+        others = run(_stop_workers(context, ids))
+        if others:
+            return _celery_revoke(state, others, terminate=terminate, signal=signal, **kwargs)
+        return ok(f"workers {ids} were told to stop")
+
+    @control_command(  # type: ignore[untyped-decorator]
+        name="terminate",
+        variadic="task_id",
+        args=[("signal", str)],
+        signature="<signal> [id1 [id2 [... [idN]]]]",
+    )
+    def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
+        """The same with a signal, which workers do not need."""
+        return revoke(state, task_id, terminate=True, signal=signal)
+
+
+async def _stop_workers(context: NodeContext, ids: Iterable[str]) -> list[str]:
+    """Stop those that are workers; returns the others. Every node gets the command: a stop may come twice."""
+    host: Host = host_of(context)
+    others = []
+    for task_id in ids:
+        verdict = await host.store.stop(
+            task_id,
+            status=ReportStatus.STOPPED,
+            reason="Worker was revoked.",
+            grace=context.settings.stop_grace,
+        )
+        if verdict is Stopped.UNKNOWN:
+            others.append(task_id)
+        else:
+            log.info("revoke of worker %s: %s", task_id, verdict)
+    return others

@@ -1,0 +1,58 @@
+"""What the slices of one process share: store, models, threads for tools, and the ear.
+
+One per process that runs slices: the node itself, or each child of a prefork pool. Made on the
+agent loop by the first slice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+from pydantic_ai.models import Model
+
+from colony.definition import AgentSpec
+from colony.store import Store
+from workers.agent.model import Models
+from workers.agent.threads import ToolThreads
+from workers.node.context import NodeContext
+from workers.node.ear import Ear
+
+
+@dataclass(slots=True)
+class Host:
+    """A process's share of its node."""
+
+    context: NodeContext
+    store: Store
+    threads: ToolThreads
+    ear: Ear
+    models: Models
+
+    @classmethod
+    def open(cls, context: NodeContext) -> Host:
+        """On the agent loop. Its store never gives up: a node holds its writes while Redis is away."""
+        store = context.open_store(patience=None)
+        ear = Ear(store)
+        ear.start()
+        settings = context.settings
+        models = Models(max_connections=2 * settings.concurrency)
+        return cls(context, store, ToolThreads(settings.tool_threads), ear, models)
+
+    def model_of(self, spec: AgentSpec) -> Model:
+        """The agent's model, made once per process. Raises `ModelError`."""
+        return self.models.of(spec)
+
+
+_host: Host | None = None
+_pid = 0
+
+
+def host_of(context: NodeContext) -> Host:
+    """This process's host; a forked child makes its own. Call on the agent loop."""
+    global _host, _pid
+    asyncio.get_running_loop()
+    if _host is None or _pid != os.getpid():
+        _host, _pid = Host.open(context), os.getpid()
+    return _host

@@ -1,0 +1,69 @@
+"""A node's identity and what travels with it: one object, made once, handed down."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from celery import Celery
+
+from colony.definition import Colony
+from colony.doorbell import Doorbells
+from colony.settings import Settings
+from colony.store import Link, Store
+
+
+def new_boot() -> str:
+    """A token of this boot: a restarted node is another node."""
+    return secrets.token_hex(4)
+
+
+@dataclass(slots=True)
+class NodeContext:
+    """What every part of a node knows. `hostname` is Celery's name of the node, set when it starts
+    (before a prefork pool forks); with the boot's token it is the node's name in the store."""
+
+    colony: Colony
+    settings: Settings
+    app: Celery
+    hostname: str = "node"
+    boot: str = field(default_factory=new_boot)
+
+    @property
+    def node(self) -> str:
+        """The node's name in the store."""
+        return f"{self.hostname}/{self.boot}"
+
+    def open_store(self, *, patience: timedelta | None) -> Store:
+        """A store on a connection of its own, for the event loop that uses it first."""
+        return Store(Link(self.settings.redis_url, patience=patience), self.colony.name)
+
+    def doorbells(self) -> Doorbells:
+        """The doorbells, on the app's connections."""
+        return Doorbells(self.app, self.colony.name, self.settings)
+
+    def face(self) -> dict[str, str | int]:
+        """What producers may know of the definition without having it."""
+        colony = self.colony
+        agents = [
+            {
+                "name": s.name,
+                "model": str(getattr(s.model, "model_name", s.model)),
+                "tools": sorted(colony.tools_of(s)),
+            }
+            for s in colony.agents.values()
+        ]
+        config = colony.config
+        return {
+            "goal": colony.goal,
+            "version": colony.version,
+            "default_agent": colony.default_agent,
+            "agents": json.dumps(agents),
+            "config": config.model_dump_json(),
+            "max_pending": config.max_pending,
+            "max_history": config.max_history,
+            "max_resurrections": config.max_resurrections,
+            "idempotency_max_keys": config.idempotency_max_keys,
+        }

@@ -1,0 +1,142 @@
+"""The heart: renews the node's lease, and gives back what the node holds but does not run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from datetime import timedelta
+from typing import Any
+
+from celery.worker import state as celery_state
+
+from colony.store import Store
+from workers.loop import agent_loop
+from workers.node.context import NodeContext
+from workers.node.role import Role
+from workers.running import RUNNING
+
+log = logging.getLogger("colony.heart")
+
+LAG_WARNING_SECONDS = 1.0
+
+
+class Heart(Role):
+    """Beats. A lease that was taken away is taken anew; what was rescued meanwhile is dropped here."""
+
+    name = "heart"
+
+    def __init__(self, context: NodeContext, *, pool: str, concurrency: int) -> None:
+        super().__init__(context)
+        self._about: dict[str, str | int] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "pool": pool,
+            "concurrency": concurrency,
+            "version": context.colony.version,
+        }
+        self._missing: dict[str, str] = {}
+        self._asked_at: float | None = None
+
+    @property
+    def interval(self) -> timedelta:
+        return self.context.settings.beat_interval
+
+    async def begin(self, store: Store) -> None:
+        """Make the colony known and take the lease: before the first claim."""
+        await store.register(self.context.face())
+        await self._beat(store, join=True)
+
+    async def round(self, store: Store) -> None:
+        """Renew the lease; compare held with running."""
+        self._watch_agent_loop()
+        held = await self._beat(store)
+        if held is None:
+            log.error(
+                "the lease of node %s was lost: its workers were rescued; starting anew",
+                self.context.node,
+            )
+            held = await self._beat(store, join=True) or {}
+        self._drop_rescued(held)
+        await self._give_back_lost(store, held)
+
+    async def end(self, store: Store) -> None:
+        """Leave: what is still held is handed over at once, and counts as no death."""
+        after = self.context.settings.ring_again_after
+        taken = 1
+        while taken:
+            taken, rings = await store.rescue(
+                self.context.node, cap=200, ring_again_after=after, died=False
+            )
+            if rings:
+                await asyncio.to_thread(self.context.doorbells().ring, rings)
+
+    async def _beat(self, store: Store, *, join: bool = False) -> dict[str, str] | None:
+        return await store.beat(
+            self.context.node, lease=self.context.settings.lease, about=self._about, join=join
+        )
+
+    def _drop_rescued(self, held: dict[str, str]) -> None:
+        """A slice whose claim the store no longer knows runs elsewhere, or has ended: cut it here."""
+        for running in list(RUNNING.values()):
+            if running.claimed_at < time.monotonic() - self.interval.total_seconds() and (
+                held.get(running.worker_id) != running.token
+            ):
+                running.drop()
+
+    async def _give_back_lost(self, store: Store, held: dict[str, str]) -> None:
+        """Held for a second beat and not run by any slice: a crashed slice, a killed pool child."""
+        here = _running_here()
+        missing = {w: token for w, token in held.items() if w not in here}
+        for worker_id, token in missing.items():
+            if self._missing.get(worker_id) == token:
+                await self._give_back(store, worker_id, token)
+        self._missing = missing
+
+    async def _give_back(self, store: Store, worker_id: str, token: str) -> None:
+        log.warning("worker %s was claimed by this node but is not run here: given back", worker_id)
+        ring = await store.give_back(
+            worker_id,
+            token,
+            f"its slice on {self.context.node} was lost",
+            counted=True,
+            ring_again_after=self.context.settings.ring_again_after,
+        )
+        if ring is not None:
+            await asyncio.to_thread(self.context.doorbells().ring, [ring])
+
+    def _watch_agent_loop(self) -> None:
+        """Ask the agent loop for a sign, and say how long the last one took to come."""
+        now = time.monotonic()
+        if self._asked_at is not None:
+            if now - self._asked_at > LAG_WARNING_SECONDS:
+                log.warning(
+                    "the agent loop has been blocked for %.1f s: a tool or model blocks it",
+                    now - self._asked_at,
+                )
+            return
+        self._asked_at = now
+        agent_loop().call_soon_threadsafe(self._answered)
+
+    def _answered(self) -> None:
+        self._asked_at = None
+
+
+def _running_here() -> set[str]:
+    """The ids of all doorbells that this node has taken and not finished, in whatever pool.
+
+    Celery's sets are weak and change under our feet in other threads: an iteration that fails is
+    begun again.
+    """
+    while True:
+        try:
+            requests: list[Any] = [
+                *celery_state.reserved_requests,
+                *celery_state.active_requests,
+                *celery_state.requests.values(),
+            ]
+        except RuntimeError:
+            continue
+        return {request.id for request in requests} | set(RUNNING)

@@ -1,0 +1,119 @@
+"""The janitor: asks the store what is due in the fleet, and does it.
+
+Any node can do any of it, any number of times: the store hands each round to one of the nodes and
+takes every item atomically. The work is in proportion to what is due, not to what exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+
+from colony.doorbell import Doorbells
+from colony.errors import StoreUnavailable
+from colony.store import Due, Ring, Store
+from workers.node.context import NodeContext
+from workers.node.role import Role
+
+log = logging.getLogger("colony.janitor")
+
+CAP = 200
+"""Most items of a kind in one round."""
+RETAIN_EVERY_ROUNDS = 10
+
+
+class Janitor(Role):
+    """One round: dead nodes, due deadlines and wakes, unanswered doorbells, now and then retention."""
+
+    name = "janitor"
+
+    def __init__(self, context: NodeContext) -> None:
+        super().__init__(context)
+        self._doorbells: Doorbells = context.doorbells()
+        self._rounds_done = 0
+        self._set_aside: deque[tuple[str, str]] = deque(maxlen=1000)
+
+    @property
+    def interval(self) -> timedelta:
+        return self.context.settings.sweep_interval
+
+    async def round(self, store: Store) -> None:
+        """Ask, and do what is due."""
+        await self._keep_rejected(store)
+        settings = self.context.settings
+        due = await store.sweep(
+            interval=settings.sweep_interval * 0.9, lease=settings.lease, cap=CAP
+        )
+        if due is None:
+            return
+        await self._rescue(store, due)
+        await self._do_items(store, due)
+        await self._ring_again(store, due)
+        self._rounds_done += 1
+        if self._rounds_done % RETAIN_EVERY_ROUNDS == 0:
+            config = self.context.colony.config
+            await store.retain(
+                most=config.result_retention_max,
+                ttl=config.result_retention_ttl,
+                cap=CAP * RETAIN_EVERY_ROUNDS,
+            )
+
+    def set_aside(self, reason: str, message: str) -> None:
+        """Keep a message that is not ours, with its reason. From any thread; never waits."""
+        self._set_aside.append((reason, message))
+
+    async def _keep_rejected(self, store: Store) -> None:
+        while self._set_aside:
+            reason, message = self._set_aside[0]
+            await store.reject(reason, message)
+            self._set_aside.popleft()
+
+    async def _rescue(self, store: Store, due: Due) -> None:
+        for node in due.dead_nodes:
+            log.warning("node %s is dead (its lease ran out): its workers are rescued", node)
+            taken = 1
+            while taken:
+                taken, rings = await store.rescue(
+                    node, cap=CAP, ring_again_after=self.context.settings.ring_again_after
+                )
+                await self._ring(rings)
+
+    async def _do_items(self, store: Store, due: Due) -> None:
+        settings = self.context.settings
+        wakes = [item.removeprefix("wake:") for item in due.items if item.startswith("wake:")]
+        others = [item for item in due.items if not item.startswith("wake:")]
+        woken = await asyncio.gather(
+            *(
+                store.wake(worker_id, ring_again_after=settings.ring_again_after)
+                for worker_id in wakes
+            )
+        )
+        await self._ring([ring for ring in woken if ring is not None])
+        await asyncio.gather(*(store.expire(item, grace=settings.stop_grace) for item in others))
+
+    async def _ring_again(self, store: Store, due: Due) -> None:
+        """PENDING with messages in the queue only means waiting; with an empty one it means lost."""
+        if not due.pending:
+            return
+        try:
+            waiting, unacknowledged = await asyncio.to_thread(self._doorbells.depth)
+        except StoreUnavailable as error:
+            log.warning("janitor: %s", error)
+            return
+        if waiting or unacknowledged:
+            return
+        rings = await store.ring_again(after=self.context.settings.ring_again_after, cap=CAP)
+        if rings:
+            log.info("%d doorbells went unanswered and are rung again", len(rings))
+        await self._ring(rings)
+
+    async def _ring(self, rings: Sequence[Ring]) -> None:
+        if not rings:
+            return
+        try:
+            await asyncio.to_thread(self._doorbells.ring, rings)
+        except StoreUnavailable as error:
+            log.warning("janitor: %d doorbells are rung later: %s", len(rings), error)

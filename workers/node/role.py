@@ -1,0 +1,100 @@
+"""A background role: start, stop, one round. Reading one is reading all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from datetime import timedelta
+from typing import ClassVar
+
+from colony.errors import StoreUnavailable
+from colony.store import Store
+from workers.node.context import NodeContext
+
+log = logging.getLogger("colony.node")
+
+PATIENCE = timedelta(seconds=1)
+
+
+class Role:
+    """A thread with an event loop and a connection of its own that does rounds until it is stopped.
+
+    A round that fails is logged and the next one comes: a role never dies of one bad answer.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+        self._thread = threading.Thread(target=self._main, name=f"colony-{self.name}", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+
+    @property
+    def interval(self) -> timedelta:
+        """From the start of one round to the start of the next."""
+        raise NotImplementedError
+
+    async def begin(self, store: Store) -> None:
+        """Once, before the first round. What it raises is raised by `start`."""
+
+    async def round(self, store: Store) -> None:
+        """Do what is to be done now."""
+        raise NotImplementedError
+
+    async def end(self, store: Store) -> None:
+        """Once, after the last round."""
+
+    def start(self) -> None:
+        """Begin; returns when `begin` has succeeded, raises what it raised."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End after the round that is under way."""
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(timeout=10)
+
+    def _main(self) -> None:
+        asyncio.run(self._rounds())
+
+    async def _rounds(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        store = self.context.open_store(patience=PATIENCE)
+        try:
+            try:
+                await self.begin(store)
+            except Exception as error:  # noqa: BLE001 (raised by `start`, in its thread)
+                self._failure = error
+                return
+            finally:
+                self._ready.set()
+            while not self._stopping.is_set():
+                await self._one_round(store)
+            await self._attempt(self.end(store))
+        finally:
+            await store.link.close()
+
+    async def _one_round(self, store: Store) -> None:
+        assert self._loop is not None
+        began = self._loop.time()
+        await self._attempt(self.round(store))
+        pause = self.interval.total_seconds() - (self._loop.time() - began)
+        try:
+            await asyncio.wait_for(self._stopping.wait(), max(0.0, pause))
+        except TimeoutError:
+            return
+
+    async def _attempt(self, work: object) -> None:
+        try:
+            await work  # type: ignore[misc]
+        except StoreUnavailable as error:
+            log.warning("%s: %s", self.name, error)
+        except Exception:
+            log.exception("%s: a round failed, the next one comes", self.name)

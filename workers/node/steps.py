@@ -1,0 +1,84 @@
+"""Where heart and janitor hang: steps of Celery's worker blueprint, around the pool.
+
+They start before the pool (no claim without a lease) and stop after it (the lease holds while
+running workers end). Consumer steps would not do: those stop at SIGTERM and restart at each
+reconnection to the broker.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from celery import Celery, bootsteps
+from celery.worker.components import Pool
+
+from workers.node.context import NodeContext
+from workers.node.heart import Heart
+from workers.node.janitor import Janitor
+from workers.node.role import Role
+from workers.transport import Transport
+
+
+class RoleStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """One role as a step. Celery's `stop` and `terminate` both end it in order."""
+
+    context: ClassVar[NodeContext]
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.role: Role | None = None
+
+    def make(self, worker: Any) -> Role:
+        """The role of this step."""
+        raise NotImplementedError
+
+    def start(self, worker: Any) -> None:
+        """Begin; what fails here ends the node before it has claimed anything."""
+        self.role = self.make(worker)
+        self.role.start()
+
+    def stop(self, worker: Any) -> None:
+        """End it in order."""
+        if self.role is not None:
+            self.role.stop()
+
+    terminate = stop
+
+    def include(self, parent: Any) -> bool:
+        """Always part of the blueprint (StartStopStep's own would create the role too early)."""
+        parent.steps.append(self)
+        return True
+
+
+def install(app: Celery, context: NodeContext) -> None:
+    """Add the steps to an app's workers, before the pool in the order of starting."""
+
+    class HeartStep(RoleStep):
+        """Lease and comparison."""
+
+        label = "Heart"
+
+        def make(self, worker: Any) -> Role:
+            """A heart that knows the node's final name and size."""
+            context.hostname = worker.hostname
+            pool = worker.pool_cls
+            return Heart(
+                context,
+                pool=f"{pool.__module__}:{pool.__qualname__}",
+                concurrency=worker.concurrency,
+            )
+
+    class JanitorStep(RoleStep):
+        """Sweeps, and sets messages aside for the consumer."""
+
+        label = "Janitor"
+        requires = (HeartStep,)
+
+        def make(self, worker: Any) -> Role:
+            """A janitor, which is also where the transport's unreadable messages go."""
+            janitor = Janitor(context)
+            Transport.set_aside = janitor.set_aside
+            return janitor
+
+    app.steps["worker"] |= {HeartStep, JanitorStep}
+    Pool.requires = (*Pool.requires, JanitorStep)

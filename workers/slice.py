@@ -1,0 +1,173 @@
+"""A slice: one bounded stretch of a worker's life, from a claim to its release.
+
+    doorbell ─▶ claim ─▶ run (restore ▸ model ⇄ tools, a checkpoint each) ─▶ release
+                  │                                                            settle | park | give back
+                  └─ refused: somebody else runs it, it has ended, it waits: nothing to do
+
+Every step is one script of the store. Whoever lost the claim (`StaleToken`) writes nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from colony.conversation import Filed
+from colony.errors import ModelError, StaleToken
+from colony.models import ReportStatus, WorkerState
+from colony.store import Claim, Refusal
+from workers.agent.loop import run_agent
+from workers.agent.outcome import Outcome, Parked, Reported
+from workers.agent.run import AgentRun
+from workers.host import Host
+from workers.journal import StoreJournal
+from workers.loop import Cut, cut_of
+from workers.running import RUNNING, Running
+
+log = logging.getLogger("colony.slice")
+
+CUT_REPORTS = {
+    Cut.SOFT_TIME_LIMIT: Filed(
+        ReportStatus.TIMEOUT, "Worker exceeded its soft time limit.", error="timeout"
+    ),
+    Cut.HARD_TIME_LIMIT: Filed(
+        ReportStatus.TIMEOUT, "Worker exceeded its hard time limit.", error="timeout"
+    ),
+    Cut.TERMINATE: Filed(ReportStatus.STOPPED, "Worker was terminated.", error="stopped"),
+}
+
+
+async def run_slice(host: Host, worker_id: str) -> bool:
+    """Answer one doorbell. True when the worker is terminal now: the doorbell has done its work."""
+    claim = await _claim(host, worker_id)
+    if not isinstance(claim, Claim):
+        return await _refused(host, worker_id, claim)
+    running = RUNNING[worker_id] = Running(worker_id, claim.token)
+    try:
+        return await _run_and_release(host, claim, running)
+    except StaleToken as error:
+        log.warning("worker %s was rescued or ended elsewhere, dropped here: %s", worker_id, error)
+        return False
+    finally:
+        if RUNNING.get(worker_id) is running:
+            del RUNNING[worker_id]
+
+
+async def _claim(host: Host, worker_id: str) -> Claim | Refusal | str:
+    return await host.store.claim(
+        worker_id,
+        node=host.context.node,
+        token=secrets.token_hex(8),
+        version=host.context.colony.version,
+    )
+
+
+async def _refused(host: Host, worker_id: str, why: Refusal | str) -> bool:
+    if why is Refusal.UNKNOWN:
+        await host.store.reject(
+            "no worker has this id (forgotten by retention, or not ours)", worker_id
+        )
+    elif why is Refusal.LEASE:
+        log.warning("worker %s is not claimed: this node's lease is gone", worker_id)
+    elif why is Refusal.VERSION:
+        log.warning("worker %s needs another version of the definition than this node's", worker_id)
+    else:
+        return WorkerState(why).terminal
+    return False
+
+
+async def _run_and_release(host: Host, claim: Claim, running: Running) -> bool:
+    """Run the agent, and write what came of it. A cut that comes meanwhile decides what is written."""
+    try:
+        running.agent = asyncio.create_task(_run(host, claim, running), name=running.worker_id)
+        outcome = await running.agent
+    except asyncio.CancelledError as error:
+        return await _release_cut(host, running, cut_of(error))
+    except StaleToken:
+        raise
+    except Exception as error:
+        log.exception("worker %s crashed", running.worker_id)
+        outcome = Reported(
+            ReportStatus.FAILED, f"Worker crashed: {error}", {}, f"{type(error).__name__}: {error}"
+        )
+    return await _release(host, running, outcome)
+
+
+async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
+    colony, record = host.context.colony, claim.record
+    spec = colony.agents.get(record.agent)
+    if spec is None:
+        known = ", ".join(sorted(colony.agents))
+        return _failed(f"agent {record.agent!r} is not in this definition; it has: {known}")
+    try:
+        model = host.model_of(spec)
+    except ModelError as error:
+        return _failed(str(error))
+    return await run_agent(
+        AgentRun(
+            colony_id=colony.name,
+            goal=colony.goal,
+            worker=record,
+            spec=spec,
+            tools=colony.tools_of(spec),
+            model=model,
+            parts=claim.parts,
+            journal=StoreJournal(host.store, claim, running),
+            threads=host.threads,
+            remaining=_countdown(claim.remaining),
+            max_tool_result_bytes=colony.config.max_tool_result_bytes,
+            max_report_bytes=colony.config.max_report_bytes,
+        )
+    )
+
+
+async def _release(host: Host, running: Running, outcome: Outcome) -> bool:
+    """done → settle, waiting → park (unless it was told to stop meanwhile)."""
+    worker_id, token = running.worker_id, running.token
+    if isinstance(outcome, Parked):
+        told = await host.store.park(worker_id, token, reason="time", wake_in=outcome.duration)
+        if told is None:
+            return False
+        return await _give_back(host, running, f"told to stop: {told}")
+    filed = Filed(outcome.status, outcome.summary, outcome.data, outcome.error)
+    await host.store.settle(worker_id, token, filed)
+    return True
+
+
+async def _release_cut(host: Host, running: Running, cut: Cut | None) -> bool:
+    """told → the store settles it as it was told; a limit → settle; anything else → hand over."""
+    if running.lost:
+        log.warning("worker %s was rescued elsewhere and is dropped here", running.worker_id)
+        return False
+    if not running.told and cut in CUT_REPORTS:
+        await host.store.settle(running.worker_id, running.token, CUT_REPORTS[cut])
+        return True
+    return await _give_back(host, running, "told to stop" if running.told else "handed over")
+
+
+async def _give_back(host: Host, running: Running, why: str) -> bool:
+    """To the store, which settles it if it was told to stop; else somebody is rung for it."""
+    ring_again_after = host.context.settings.ring_again_after
+    ring = await host.store.give_back(
+        running.worker_id, running.token, why, counted=False, ring_again_after=ring_again_after
+    )
+    if ring is None:
+        return True
+    await asyncio.to_thread(host.context.doorbells().ring, [ring])
+    return False
+
+
+def _failed(error: str) -> Reported:
+    return Reported(ReportStatus.FAILED, "Worker could not be run.", {}, error)
+
+
+def _countdown(remaining: timedelta | None) -> Callable[[], timedelta | None]:
+    """The time to the deadline: what Redis' clock said at the claim, counted down by this node's."""
+    if remaining is None:
+        return lambda: None
+    until = time.monotonic() + remaining.total_seconds()
+    return lambda: timedelta(seconds=until - time.monotonic())

@@ -1,0 +1,52 @@
+"""The Celery tasks of a node. A doorbell brings an id; everything else is the store's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore
+
+from colony.doorbell import RUN_WORKER
+from workers.coroutine_task import CoroutineTask
+from workers.host import host_of
+from workers.node.context import NodeContext
+from workers.slice import run_slice
+
+MAX_ID = 128
+
+
+class RunWorker(CoroutineTask):
+    """``colony.run_worker(worker_id)``: look at a worker, and run it if it is to be run.
+
+    Returns nothing once the worker is terminal; raises Ignore while it is not, so that a chord does
+    not count it.
+    """
+
+    name = RUN_WORKER
+    acks_late = False
+    ignore_result = True
+    typing = False
+
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+
+    async def arun(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        """One slice."""
+        host = host_of(self.context)
+        if (
+            kwargs
+            or len(args) != 1
+            or not isinstance(args[0], str)
+            or not 0 < len(args[0]) <= MAX_ID
+        ):
+            expected = f"{RUN_WORKER} takes one worker id (text of at most {MAX_ID} characters)"
+            await host.store.reject(f"{expected}, got other arguments", repr((args, kwargs)))
+            raise Ignore(expected)
+        if not await run_slice(host, args[0]):
+            raise Ignore("the worker has not ended")
+
+
+def register_tasks(app: Celery, context: NodeContext) -> None:
+    """Make the node's tasks known to its Celery app."""
+    app.register_task(RunWorker(context))
