@@ -58,6 +58,7 @@ SCRIPTS: dict[str, list[ScriptItem]] = {
     ],
     "sleep": [Call("sleep", {"seconds": 60.0}), report("success", "Slept.")],
     "nap": [Call("sleep", {"seconds": 1.0}), report("success", "Napped.")],
+    "doze": [Call("sleep", {"seconds": 3.0}), report("success", "Dozed.")],
     "park": [Call("park", {"seconds": 1.0}), report("success", "Woke up.")],
     "file-and-linger": [
         [report("success", "Filed.", {"rows": 1}), Call("sleep", {"seconds": 60.0})],
