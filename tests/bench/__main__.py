@@ -1,0 +1,103 @@
+"""``make bench``: Colony beside others, in one run on one machine, with production defaults.
+
+    (a) 1,000 agents × 3 calls × 1 s in-process model latency, spawn to last report, ÷ ideal 3.0 s
+    (b) CPU milliseconds per agent and per step on the node
+    (c) spawn rate
+    (d) memory per waiting agent, at 1,000 and 10,000
+    (e) enqueue → first model request, idle
+
+Production defaults: append-only file on, events on with one live reader, janitor on. Seconds do not
+travel between machines, ratios do; the others run in the same minutes on the same machine. A peer
+that is not installed is said to be absent (``pip install 'colony[bench]'``).
+
+``ARGS=--quick`` for a tenth of the size; ``ARGS="three spawn"`` for some of the parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from colony.redis_server import newest_server
+from tests.bench import fleet
+from tests.bench.fleet import IDEAL_SECONDS, Row
+
+PEERS = {"docket": "docket_agents", "dbos": "dbos_agents", "celery": "bare_celery"}
+NOTES = {
+    "docket": "one task per agent, no durable steps",
+    "dbos": "one workflow per agent, durable steps, SQLite",
+    "celery": "threads pool, calls as 3 tasks each, all at once (ideal 3.0 s)",
+}
+PARTS = ("three", "spawn", "memory", "latency", "peers")
+
+
+def peers(agents: int) -> Iterator[Row]:
+    """The others at the same work, each in a process of its own."""
+    for package, script in PEERS.items():
+        if importlib.util.find_spec(package) is None:
+            yield Row(f"(a) {package}", "absent", "not installed: pip install 'colony[bench]'")
+            continue
+        run = subprocess.run(
+            [sys.executable, "-m", f"tests.bench.peers.{script}", str(agents)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if run.returncode:
+            yield Row(f"(a) {package}", "failed", run.stderr.strip().splitlines()[-1])
+            continue
+        figures = json.loads(run.stdout.strip().splitlines()[-1])
+        wall = figures["wall_seconds"]
+        cpu = f"{figures['cpu_ms_per_agent']:.2f} ms CPU per agent"
+        yield Row(
+            f"(a) {package}",
+            f"{wall:.2f} s = {wall / IDEAL_SECONDS:.2f} × ideal",
+            f"{cpu}; {NOTES[package]}",
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Measure, a row as soon as it is known, and the whole table at the end."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="a tenth of the size")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(argv)
+    agents = 100 if options.quick else 1000
+    work: dict[str, list[Callable[[], list[Row]]]] = {
+        "three": [
+            lambda: asyncio.run(fleet.three_calls(1, agents, options.rounds)),
+            lambda: asyncio.run(fleet.three_calls(2, agents, options.rounds)),
+        ],
+        "spawn": [lambda: asyncio.run(fleet.spawn_rate(agents))],
+        "memory": [
+            lambda: asyncio.run(fleet.memory(agents)),
+            lambda: asyncio.run(fleet.memory(10 * agents)),
+        ],
+        "latency": [lambda: asyncio.run(fleet.latency(agents // 2))],
+        "peers": [lambda: list(peers(agents))],
+    }
+    console = Console()
+    redis = newest_server()
+    title = f"{agents:,} agents × 3 calls × 1 s · Python {platform.python_version()} · Redis {redis.version}"
+    table = Table("what", "figure", "note", title=title)
+    for part in options.parts or PARTS:
+        for measure in work[part]:
+            for row in measure():
+                console.print(f"{row.what}: {row.figure}  [dim]{row.note}[/dim]")
+                table.add_row(row.what, row.figure, row.note)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
