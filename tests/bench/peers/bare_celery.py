@@ -19,7 +19,7 @@ app.config_from_object(
 )
 
 
-@app.task(name="bare.call")  # type: ignore[untyped-decorator]
+@app.task(name="bare.call")
 def call(seconds: float) -> float:
     """One model call."""
     time.sleep(seconds)
