@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     }
     console = Console()
     redis = newest_server()
-    title = f"{agents:,} agents × 3 calls × 1 s · Python {platform.python_version()} · Redis {redis.version}"
+    title = f"{agents:,} agents × 3 calls × 1 s · Python {platform.python_version()} · Redis {redis.version_text}"
     table = Table("what", "figure", "note", title=title)
     for part in options.parts or PARTS:
         for measure in work[part]:

@@ -10,7 +10,7 @@ import time
 from datetime import timedelta
 
 from docket import Docket, Worker
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from colony.redis_server import EmbeddedRedis
 from tests.bench.processes import cpu_seconds
@@ -29,7 +29,10 @@ _clients: dict[str, Redis] = {}
 
 
 def _redis(url: str) -> Redis:
-    return _clients.setdefault(url, Redis.from_url(url))
+    if url not in _clients:
+        pool = BlockingConnectionPool.from_url(url, max_connections=32, timeout=60)
+        _clients[url] = Redis(connection_pool=pool)
+    return _clients[url]
 
 
 def work(url: str, agents: int) -> None:
