@@ -89,7 +89,8 @@ def main(argv: list[str]) -> None:
     }
     console = Console()
     redis = newest_server()
-    title = f"{agents:,} agents × 3 calls × 1 s · Python {platform.python_version()} · Redis {redis.version_text}"
+    versions = f"Python {platform.python_version()} · Redis {redis.version_text}"
+    title = f"{agents:,} agents × 3 calls × 1 s · {versions}"
     table = Table("what", "figure", "note", title=title)
     for part in options.parts or PARTS:
         for measure in work[part]:
