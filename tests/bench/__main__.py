@@ -37,6 +37,7 @@ NOTES = {
     "dbos": "one workflow per agent, durable steps, SQLite",
     "celery": "threads pool, calls as 3 tasks each, all at once (ideal 3.0 s)",
 }
+PEER_SECONDS = 120
 PARTS = ("three", "spawn", "memory", "latency", "peers")
 
 
@@ -46,13 +47,17 @@ def peers(agents: int) -> Iterator[Row]:
         if importlib.util.find_spec(package) is None:
             yield Row(f"(a) {package}", "absent", "not installed: pip install 'colony[bench]'")
             continue
-        run = subprocess.run(
-            [sys.executable, "-m", f"tests.bench.peers.{script}", str(agents)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        try:
+            run = subprocess.run(
+                [sys.executable, "-m", f"tests.bench.peers.{script}", str(agents)],
+                capture_output=True,
+                text=True,
+                timeout=PEER_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            yield Row(f"(a) {package}", "failed", f"no result within {PEER_SECONDS} s")
+            continue
         if run.returncode:
             yield Row(f"(a) {package}", "failed", run.stderr.strip().splitlines()[-1])
             continue

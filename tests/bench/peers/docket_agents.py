@@ -31,7 +31,9 @@ _clients: dict[str, Redis] = {}
 
 def _redis(url: str) -> Redis:
     if url not in _clients:
-        pool = BlockingConnectionPool.from_url(url, max_connections=32, timeout=60)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=32, timeout=60, socket_timeout=None
+        )
         _clients[url] = Redis(connection_pool=pool)
     return _clients[url]
 
@@ -40,7 +42,7 @@ def work(url: str, agents: int) -> None:
     """The worker process."""
 
     async def run() -> None:
-        async with Docket("bench", url=url) as docket:
+        async with Docket("bench", url=f"{url}?max_connections=4000") as docket:
             docket.register(agent)
             async with Worker(
                 docket, concurrency=agents, minimum_check_interval=timedelta(milliseconds=10)
@@ -53,7 +55,7 @@ def work(url: str, agents: int) -> None:
 async def measure(url: str, agents: int, pid: int) -> dict[str, float]:
     """Wall time and CPU per agent."""
     client = _redis(url)
-    async with Docket("bench", url=url) as docket:
+    async with Docket("bench", url=f"{url}?max_connections=4000") as docket:
         await docket.add(agent)(0, url)
         await client.blpop([DONE], timeout=60)
         before, began = cpu_seconds(pid), time.perf_counter()
