@@ -10,8 +10,10 @@ from colony.client import ColonyClient
 from colony.definition import AgentSpec, Colony, ColonyConfig
 from colony.errors import ColonyError
 from colony.models import (
+    BatchResult,
     Event,
     EventType,
+    OnComplete,
     Report,
     ReportStatus,
     TaskSpec,
@@ -20,10 +22,13 @@ from colony.models import (
 )
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
+from colony.spawning import Batch
 from colony.tools import Park, ToolContext
 
 __all__ = [
     "AgentSpec",
+    "Batch",
+    "BatchResult",
     "Colony",
     "ColonyClient",
     "ColonyConfig",
@@ -31,6 +36,7 @@ __all__ = [
     "ColonyRuntime",
     "Event",
     "EventType",
+    "OnComplete",
     "Park",
     "Report",
     "ReportStatus",

@@ -76,6 +76,11 @@ class ColonyClient:
 
     spawn = _blocking(ColonyRuntime.spawn)
     spawn_batch = _blocking(ColonyRuntime.spawn_batch)
+    retry_batch = _blocking(ColonyRuntime.retry_batch)
+    wait_for_batch = _blocking(ColonyRuntime.wait_for_batch)
+    get_batch = _blocking(ColonyRuntime.get_batch)
+    get_batch_reports = _blocking(ColonyRuntime.get_batch_reports)
+    get_children = _blocking(ColonyRuntime.get_children)
     retry_worker = _blocking(ColonyRuntime.retry_worker)
     wait_for_worker = _blocking(ColonyRuntime.wait_for_worker)
     wait_for_worker_reports = _blocking(ColonyRuntime.wait_for_worker_reports)

@@ -55,6 +55,12 @@ class ColonyConfig(BaseSettings):
         ge=0,
         description="How often a worker may be rescued from a dead node before it is failed.",
     )
+    max_depth: int = Field(
+        3, ge=1, description="Levels of a tree of workers; at the deepest, nobody spawns."
+    )
+    max_descendants: int = Field(
+        200, ge=1, description="How many workers the agents of one tree may spawn in all."
+    )
     result_retention_max: int = Field(
         10_000, ge=1, description="How many ended workers are kept, newest first."
     )
@@ -88,6 +94,7 @@ class AgentSpec:
     Limits end the worker with status partial and what there is: `max_turns` model answers,
     `max_requests` questions to the model, those that failed and were asked again too, `max_tokens`
     in all answers together. `model_settings` are pydantic-ai's (temperature, …).
+    `spawns`: it is offered ``run_parallel_workers``, to hand tasks to workers of its own.
     """
 
     model: str | Model
@@ -98,6 +105,7 @@ class AgentSpec:
     api_key_env: str | None = None
     model_settings: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
+    spawns: bool = False
     max_turns: int = 50
     max_requests: int | None = None
     max_tokens: int | None = None

@@ -22,6 +22,7 @@ from colony.store.link import CONNECTION_LOST, safe_url
 log = logging.getLogger("colony.doorbell")
 
 RUN_WORKER = "colony.run_worker"
+JOIN_BATCH = "colony.join_batch"
 BATCH = 500
 
 BROKER_LOST = (OperationalError, KombuError, *CONNECTION_LOST)
@@ -78,9 +79,14 @@ class Doorbells:
         self._unacked = app.conf.broker_transport_options["unacked_key"]
         self._where = safe_url(settings.queue_url)
 
-    def ring(self, rings: Sequence[Ring]) -> None:
-        """Send one message for each. Raises `StoreUnavailable` when the broker is away."""
+    def ring(self, rings: Sequence[Ring], *, chord_of: str = "") -> None:
+        """Send one message for each. Raises `StoreUnavailable` when the broker is away.
+
+        `chord_of`: these are all the members of this batch; the chord that joins it expects them.
+        """
         try:
+            if chord_of:
+                self._app.backend.set_chord_size(chord_of, len(rings))
             with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
                 for ring in rings:
                     self._send(ring, producer)
@@ -104,6 +110,29 @@ class Doorbells:
         """Give the connections back."""
         self._app.close()
 
+    def notify(self, task: str, args: list[Any], task_id: str, queue: str) -> None:
+        """Send a producer's own task, by name. Raises `StoreUnavailable` when the broker is away."""
+        try:
+            self._app.send_task(task, args=args, task_id=task_id, ignore_result=True, queue=queue)
+        except BROKER_LOST as error:
+            raise StoreUnavailable(
+                f"the broker at {self._where} cannot be reached: {error}"
+            ) from error
+
+    def _part(self, ring: Ring) -> dict[str, Any]:
+        """A member's place in the chord of its batch. The body rings once more if it fails."""
+        if not ring.batch:
+            return {}
+        body = self._app.signature(
+            JOIN_BATCH,
+            args=[ring.batch],
+            immutable=True,
+            task_id=f"{ring.batch}.join",
+            queue=self._queue,
+        )
+        body.link_error(body.clone(task_id=f"{ring.batch}.join-after-error"))
+        return {"group_id": ring.batch, "group_index": ring.index, "chord": body}
+
     def _send(self, ring: Ring, producer: Any) -> None:
         self._app.send_task(
             RUN_WORKER,
@@ -113,6 +142,7 @@ class Doorbells:
             argsrepr=ring.worker_id,
             kwargsrepr="",
             ignore_result=True,
+            **self._part(ring),
             retry=True,
             retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.1},
             producer=producer,

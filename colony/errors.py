@@ -9,8 +9,10 @@
     │   ├── UnknownColony       no node has ever served a colony of this name here
     │   ├── NoNodes             nobody is alive who could run it, and the caller asked to be told
     │   ├── FleetFull           `max_pending` workers wait already
-    │   └── IntakePaused        an operator paused the intake
+    │   ├── IntakePaused        an operator paused the intake
+    │   └── TreeLimit           an agent wants to spawn deeper or more than its tree may
     ├── UnknownWorker           there is no such worker (or its record was retired)
+    ├── UnknownBatch            there is no such batch (or its records were retired)
     ├── NotEnded                the operation needs a worker that has ended
     ├── StoreUnavailable        Redis cannot be reached, or refuses to write
     │   └── StoreIncompatible   Redis is too old, or was written by a newer Colony
@@ -64,8 +66,16 @@ class IntakePaused(SpawnRefused):
     """An operator paused the intake of this colony."""
 
 
+class TreeLimit(SpawnRefused):
+    """An agent wants to spawn deeper, or more, than its tree may."""
+
+
 class UnknownWorker(ColonyError, LookupError):
     """There is no such worker, or its record was retired."""
+
+
+class UnknownBatch(ColonyError, LookupError):
+    """There is no such batch, or its records were retired."""
 
 
 class NotEnded(ColonyError):

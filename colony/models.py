@@ -78,6 +78,7 @@ class EventType(StrEnum):
     LLM_TURN_COMPLETE = "llm_turn_complete"
     TOOL_CALL_STARTED = "tool_call_started"
     TOOL_CALL_COMPLETED = "tool_call_completed"
+    BATCH_COMPLETED = "batch_completed"
     NODE_RETRY = "node_retry"
     SUBAGENT_REPORT = "subagent_report"
     LATE_RESULT = "late_result"
@@ -127,6 +128,56 @@ class TaskSpec(Model):
     agent: str | None = None
 
 
+class OnComplete(Model):
+    """A Celery task of the producer's own that is sent when a batch is joined, at least once, with
+    the batch's result as its one argument and the task id ``<batch>.complete``."""
+
+    task: str
+    queue: str = "celery"
+
+
+class BatchMember(Model):
+    """One worker of a batch, and how it had ended when the batch was joined."""
+
+    worker_id: str
+    status: ReportStatus
+
+
+class BatchResult(Model):
+    """The consolidated result of a joined batch: counts by status, and its members in input order.
+
+    The reports themselves are read in pages (`get_batch_reports`).
+    """
+
+    batch_id: str
+    size: int
+    policy: str
+    counts: dict[ReportStatus, int] = Field(default_factory=dict)
+    joined_at: datetime
+    correlation_id: str | None = None
+    members: tuple[BatchMember, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True when every member's report is success or partial."""
+        return all(status.state is WorkerState.COMPLETED for status in self.counts)
+
+
+class BatchRecord(Model):
+    """A batch as it is kept; `result` once it is joined."""
+
+    batch_id: str
+    state: str
+    size: int
+    arrived: int
+    policy: str
+    need: int
+    parent_id: str | None = None
+    created_at: datetime
+    deadline: datetime | None = None
+    result: BatchResult | None = None
+
+
 class Attempt(Model):
     """One claim of a worker: who ran it, since when, and how that attempt ended."""
 
@@ -148,6 +199,8 @@ class WorkerRecord(Model):
     data: dict[str, JsonValue] = Field(default_factory=dict)
     correlation_id: str | None = None
     stream_id: str
+    batch_id: str | None = None
+    batch_index: int | None = None
     parent_id: str | None = None
     root_id: str
     depth: int = 0

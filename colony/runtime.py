@@ -14,7 +14,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,12 +23,15 @@ from pydantic import JsonValue
 from colony.conversation import Part
 from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
-from colony.errors import NotEnded, StoreUnavailable, UnknownColony, UnknownWorker
+from colony.errors import InvalidTask, NotEnded, UnknownBatch, UnknownColony, UnknownWorker
 from colony.events import Filter, Handler, Subscription, read_events
 from colony.models import (
+    BatchRecord,
+    BatchResult,
     Event,
     FleetStats,
     NodeInfo,
+    OnComplete,
     Rejected,
     Report,
     ReportStatus,
@@ -37,16 +40,14 @@ from colony.models import (
     WorkerState,
 )
 from colony.settings import Settings
-from colony.store import Accepted, Link, Ring, Stopped, Store
+from colony.spawning import Batch, Moment, Spawner, SpawnOptions, new_batch
+from colony.store import Link, Stopped, Store
 from colony.store.keys import COLONIES
-from colony.store.records import new_record, new_worker_id
-from colony.tasks import Limits, check_task, check_tasks
+from colony.store.records import new_batch_id, new_worker_id
+from colony.tasks import MAX_WORKERS, Limits, check_task, check_tasks
 from colony.waiting import Waiting
 
 log = logging.getLogger("colony.runtime")
-
-Moment = timedelta | datetime | None
-"""A duration from now, or a time with a zone."""
 
 STOP_PAGE = 500
 
@@ -122,22 +123,18 @@ class ColonyRuntime:
         """
         limits, config = await self._limits()
         specs = check_task(task, data, agent, count, limits)
-        return await self._accept(
-            specs,
-            config,
-            correlation_id=correlation_id,
-            deadline=deadline,
-            not_before=not_before,
-            priority=priority,
-            idempotency_key=idempotency_key,
-            stream_id=stream_id,
-            require_node=require_node,
+        options = SpawnOptions(
+            correlation_id, deadline, not_before, priority, idempotency_key, stream_id, require_node
         )
+        return await self._spawner().spawn([new_worker_id() for _ in specs], specs, config, options)
 
     async def spawn_batch(
         self,
         tasks: Sequence[str | Mapping[str, Any] | TaskSpec],
         *,
+        policy: str = "all",
+        first_n: int | None = None,
+        on_complete: OnComplete | str | None = None,
         correlation_id: str | None = None,
         deadline: Moment = None,
         not_before: Moment = None,
@@ -145,24 +142,47 @@ class ColonyRuntime:
         idempotency_key: str | None = None,
         stream_id: str | None = None,
         require_node: bool = False,
-    ) -> list[str]:
+    ) -> Batch:
         """Accept one worker per task, all of them or none; ids in the order of the tasks.
 
-        A task is text, ``{"task": …, "data": …, "agent": …}`` or a `TaskSpec`; at most 10,000.
-        Raises `InvalidTask` that names the index, and a `SpawnRefused` as `spawn` does.
+        A task is text, ``{"task": …, "data": …, "agent": …}`` or a `TaskSpec`; at most 10,000. The
+        batch is joined once: with all its members (policy ``all``), or with the first good report
+        (``any``), or `first_n` of them (``first_n``); those not needed are stopped. At the `deadline`
+        stragglers end with status timeout, and the batch is joined. `on_complete` names a Celery task
+        of your own that is then sent. Raises `InvalidTask` that names the index, or a `SpawnRefused`.
         """
         limits, config = await self._limits()
-        return await self._accept(
-            check_tasks(tasks, limits),
-            config,
-            correlation_id=correlation_id,
-            deadline=deadline,
-            not_before=not_before,
-            priority=priority,
-            idempotency_key=idempotency_key,
-            stream_id=stream_id,
-            require_node=require_node,
+        specs = check_tasks(tasks, limits)
+        batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
+        options = SpawnOptions(
+            correlation_id, deadline, not_before, priority, idempotency_key, stream_id, require_node
         )
+        ids = [new_worker_id() for _ in specs]
+        accepted = await self._spawner().spawn(ids, specs, config, options, batch=batch)
+        if accepted != ids:  # the first answer to the same idempotency key
+            first = await self._must_get(accepted[0])
+            return Batch(first.batch_id or "", accepted)
+        return Batch(batch.batch_id, ids)
+
+    async def retry_batch(self, batch_id: str) -> Batch:
+        """Spawn what did not succeed in a batch again, as a new batch; `InvalidTask` if all did."""
+        record = await self._must_get_batch(batch_id)
+        if record.result is None:
+            raise NotEnded(
+                f"batch {batch_id} is not joined yet: wait for it, or stop its workers first"
+            )
+        bad = [
+            m.worker_id
+            for m in record.result.members
+            if m.status.state is not WorkerState.COMPLETED
+        ]
+        if not bad:
+            raise InvalidTask(
+                f"batch {batch_id}: every member succeeded, there is nothing to retry"
+            )
+        old = [await self._must_get(worker_id) for worker_id in bad]
+        specs = [TaskSpec(task=o.task, data=o.data, agent=o.agent) for o in old]
+        return await self.spawn_batch(specs, correlation_id=record.result.correlation_id)
 
     async def retry_worker(self, worker_id: str) -> str:
         """Spawn a new worker from the task of one that has ended; returns the new id.
@@ -189,10 +209,22 @@ class ColonyRuntime:
     async def wait_for_worker(self, worker_id: str, timeout: float | None = None) -> Report | None:
         """The worker's report, now or when it ends. None after `timeout` seconds: still running,
         and left running. Raises `UnknownWorker`."""
-        found = await self._wait().report_of(worker_id, timeout)
+        found = await self._wait().ended(worker_id, timeout)
         if found is False:
             raise _unknown(worker_id, self.colony_id)
         return found if isinstance(found, Report) else None
+
+    async def wait_for_batch(
+        self, batch_id: str, timeout: float | None = None
+    ) -> BatchResult | None:
+        """The batch's consolidated result, now or when it is joined. None after `timeout` seconds:
+        still open, and left so. Raises `UnknownBatch`."""
+        found = await self._wait().ended(batch_id, timeout)
+        if found is False:
+            raise _unknown_batch(batch_id, self.colony_id)
+        if isinstance(found, bool):
+            return None
+        return (await self._must_get_batch(batch_id)).result
 
     async def wait_for_worker_reports(
         self, ids: Sequence[str], timeout: float = 600.0, *, stop_on_timeout: bool = True
@@ -206,7 +238,13 @@ class ColonyRuntime:
         waiting = self._wait()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        found = await asyncio.gather(*(waiting.report_of(w, until - loop.time()) for w in ids))
+        if (
+            isinstance(ids, Batch)
+            and timeout > 0
+            and await waiting.ended(ids.id, timeout) is not True
+        ):
+            until = loop.time()  # joined: every report is there, or its worker is being stopped
+        found = await asyncio.gather(*(waiting.ended(w, until - loop.time()) for w in ids))
         late = [w for w, report in zip(ids, found, strict=True) if report is True]
         if late and stop_on_timeout:
             await self._time_out(late, timeout)
@@ -230,17 +268,21 @@ class ColonyRuntime:
         )
         if verdict is Stopped.UNKNOWN:
             raise _unknown(worker_id, self.colony_id)
+        await self._stop_children(worker_id)
         return verdict is not Stopped.ENDED
+
+    async def stop_batch(self, batch_id: str, reason: str | None = None) -> int:
+        """Stop every worker of a batch that has not ended, with its children; returns how many."""
+        record = await self._must_get_batch(batch_id)
+        ids = await self._store.members(batch_id, 0, record.size)
+        return await self._stop_each(ids, reason or "The batch was stopped.")
 
     async def stop_all_workers(self, reason: str | None = None) -> int:
         """Stop every worker that has not ended; returns how many were stopped or told to."""
         stopped = 0
         for state in (WorkerState.PENDING, WorkerState.PARKED, WorkerState.RUNNING):
             ids = await self._store.ids_in(state)
-            for start in range(0, len(ids), STOP_PAGE):
-                page = ids[start : start + STOP_PAGE]
-                verdicts = await asyncio.gather(*(self._stop_quietly(w, reason) for w in page))
-                stopped += sum(v in (Stopped.SETTLED, Stopped.TOLD) for v in verdicts)
+            stopped += await self._stop_each(ids, reason or "All workers were stopped.")
         return stopped
 
     # -- reading ----------------------------------------------------------------------------
@@ -253,6 +295,24 @@ class ColonyRuntime:
         """The report of an ended worker; None while it runs, or when it is unknown."""
         record = await self._store.get(worker_id)
         return None if record is None else record.report
+
+    async def get_batch(self, batch_id: str) -> BatchRecord | None:
+        """A batch: how many are in, and its result once it is joined; None when it is unknown."""
+        return await self._store.batch(batch_id)
+
+    async def get_batch_reports(
+        self, batch_id: str, start: int = 0, count: int = 100
+    ) -> list[Report | None]:
+        """A page of the members' reports in input order; None for one that has not ended."""
+        ids = await self._store.members(batch_id, start, count)
+        if not ids and await self._store.batch(batch_id) is None:
+            raise _unknown_batch(batch_id, self.colony_id)
+        found = await self._store.wait_for(ids, ttl=timedelta(seconds=60))
+        return [report if isinstance(report, Report) else None for report in found]
+
+    async def get_children(self, worker_id: str) -> list[str]:
+        """The ids of the workers that a worker has spawned."""
+        return await self._store.children(worker_id)
 
     async def get_conversation(self, worker_id: str) -> list[Part]:
         """The worker's conversation so far, as `colony.conversation` describes it."""
@@ -345,57 +405,8 @@ class ColonyRuntime:
         agents = frozenset(agent["name"] for agent in json.loads(face["agents"]))
         return Limits(config.max_task_bytes, config.max_data_bytes, agents), config
 
-    async def _accept(
-        self,
-        specs: Sequence[TaskSpec],
-        config: ColonyConfig,
-        *,
-        correlation_id: str | None,
-        deadline: Moment,
-        not_before: Moment,
-        priority: int,
-        idempotency_key: str | None,
-        stream_id: str | None,
-        require_node: bool,
-    ) -> list[str]:
-        workers = []
-        for spec in specs:
-            worker_id = new_worker_id()
-            fields = new_record(
-                worker_id,
-                spec.task,
-                data=spec.data,
-                agent=spec.agent,
-                correlation_id=correlation_id,
-                stream_id=stream_id,
-                priority=priority,
-            )
-            workers.append((worker_id, fields))
-        verdict, ids = await self._store.accept(
-            workers,
-            ring_again_after=self.settings.ring_again_after,
-            idempotency_key=idempotency_key,
-            idempotency_ttl=config.idempotency_ttl,
-            deadline=deadline,
-            not_before=not_before,
-            require_node=require_node,
-        )
-        if verdict is Accepted.NOW:
-            await self._ring(
-                [Ring(w, spec.agent or "agent") for w, spec in zip(ids, specs, strict=True)]
-            )
-        return ids
-
-    async def _ring(self, rings: Sequence[Ring]) -> None:
-        """The work is accepted: a broker that is away delays it until a janitor rings."""
-        try:
-            await asyncio.to_thread(self._doorbells.ring, rings)
-        except StoreUnavailable as error:
-            log.warning(
-                "%d workers are accepted but were not announced; a node will find them: %s",
-                len(rings),
-                error,
-            )
+    def _spawner(self) -> Spawner:
+        return Spawner(self._store, self._doorbells, self.settings.ring_again_after)
 
     async def _time_out(self, ids: Sequence[str], timeout: float) -> None:
         await asyncio.gather(
@@ -410,11 +421,38 @@ class ColonyRuntime:
             )
         )
 
-    async def _stop_quietly(self, worker_id: str, reason: str | None) -> Stopped:
+    async def _stop_each(self, ids: Sequence[str], reason: str) -> int:
+        stopped = 0
+        for start in range(0, len(ids), STOP_PAGE):
+            page = ids[start : start + STOP_PAGE]
+            verdicts = await asyncio.gather(*(self._stop_quietly(w, reason) for w in page))
+            hit = [
+                w
+                for w, verdict in zip(page, verdicts, strict=True)
+                if verdict in (Stopped.SETTLED, Stopped.TOLD)
+            ]
+            await asyncio.gather(*(self._stop_children(worker_id) for worker_id in hit))
+            stopped += len(hit)
+        return stopped
+
+    async def _stop_children(self, worker_id: str) -> None:
+        """Go down the tree now; the janitors would do the same within their sweep."""
+        level = [worker_id]
+        while level:
+            await asyncio.gather(
+                *(
+                    self._store.expire(f"tree:{w}", grace=self.settings.stop_grace, cap=MAX_WORKERS)
+                    for w in level
+                )
+            )
+            children = await asyncio.gather(*(self._store.children(w) for w in level))
+            level = [child for each in children for child in each]
+
+    async def _stop_quietly(self, worker_id: str, reason: str) -> Stopped:
         return await self._store.stop(
             worker_id,
             status=ReportStatus.STOPPED,
-            reason=reason or "All workers were stopped.",
+            reason=reason,
             grace=self.settings.stop_grace,
         )
 
@@ -422,6 +460,12 @@ class ColonyRuntime:
         record = await self._store.get(worker_id)
         if record is None:
             raise _unknown(worker_id, self.colony_id)
+        return record
+
+    async def _must_get_batch(self, batch_id: str) -> BatchRecord:
+        record = await self._store.batch(batch_id)
+        if record is None:
+            raise _unknown_batch(batch_id, self.colony_id)
         return record
 
     async def _set_intake(self, *, paused: bool) -> None:
@@ -446,6 +490,13 @@ def _unknown(worker_id: str, colony_id: str) -> UnknownWorker:
     )
 
 
+def _unknown_batch(batch_id: str, colony_id: str) -> UnknownBatch:
+    return UnknownBatch(
+        f"there is no batch {batch_id!r} in colony {colony_id!r}: check the id; a batch is forgotten "
+        "with the last of its workers"
+    )
+
+
 def _unknown_colony(colony_id: str) -> UnknownColony:
     return UnknownColony(
         f"no node has ever served a colony named {colony_id!r} in this Redis: check the name, "
@@ -453,7 +504,7 @@ def _unknown_colony(colony_id: str) -> UnknownColony:
     )
 
 
-def _report_or_excuse(worker_id: str, found: Report | bool, timeout: float) -> Report:
+def _report_or_excuse(worker_id: str, found: Report | BatchResult | bool, timeout: float) -> Report:
     if isinstance(found, Report):
         return found
     if found:

@@ -19,7 +19,7 @@ from colony.errors import DefinitionError
 
 Progress = Callable[[str, Mapping[str, JsonValue]], Awaitable[None]]
 
-RESERVED = frozenset({"report_to_parent"})
+RESERVED = frozenset({"report_to_parent", "run_parallel_workers"})
 """Names of tools that Colony itself offers."""
 
 
@@ -68,6 +68,15 @@ class Park(Exception):
         self.result = result
 
 
+class ParkForChildren(Exception):
+    """Raised by a spawning tool: the worker is parked (`children`) until this batch is joined, and
+    then the same call is made again."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"waiting for batch {batch_id}")
+        self.batch_id = batch_id
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """One tool of a colony, ready to be offered to a model and to be called."""
@@ -101,6 +110,7 @@ def make_tool(
     read_only: bool = False,
     timeout: timedelta = timedelta(seconds=60),
     requires_approval: bool = False,
+    builtin: bool = False,
 ) -> Tool:
     """Make a `Tool` of a function; refuses what could only fail later, at a model's hands."""
     tool_name = name or function.__name__
@@ -109,7 +119,7 @@ def make_tool(
             f"tool {tool_name!r}: requires_approval=True is not supported yet: there is nobody who "
             "could approve the call, so the worker would wait for ever. Remove the option"
         )
-    if tool_name in RESERVED:
+    if tool_name in RESERVED and not builtin:
         raise DefinitionError(f"tool {tool_name!r}: this name belongs to Colony; choose another")
     if timeout <= timedelta(0):
         raise DefinitionError(f"tool {tool_name!r}: timeout must be positive, got {timeout}")

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
 from colony.errors import StoreUnavailable
-from colony.models import Report
+from colony.models import BatchResult, Report
 from colony.store import Store
 from colony.store.listen import listen
+from colony.store.reads import ended_from
 
 log = logging.getLogger("colony.waiting")
 
 HOLD = timedelta(minutes=1)
 """How long a report is kept from retention for a waiter; renewed at half of it."""
 PAGE = 500
+OMITTED = ',"data_omitted":true}'
+"""How the message of a report ends that is too large to be sent along."""
 
-Waiter = asyncio.Future[Report]
+Ended = Report | BatchResult
+Waiter = asyncio.Future[Ended]
 
 
 class Waiting:
@@ -45,29 +48,31 @@ class Waiting:
             for waiter in waiters:
                 waiter.cancel()
 
-    async def report_of(self, worker_id: str, timeout: float | None) -> Report | bool:
-        """The report; True when there is none within `timeout` seconds, False for no such worker.
+    async def ended(self, what: str, timeout: float | None) -> Ended | bool:
+        """The report of a worker, or the result of a batch, by id.
+
+        True when there is none within `timeout` seconds, False for no such worker or batch.
 
         Once it waits, it goes on waiting while Redis is away.
         """
         if timeout is not None and timeout <= 0:
-            return (await self._read([worker_id]))[0]
+            return (await self._read([what]))[0]
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(worker_id, set()).add(waiter)
+        self._waiters.setdefault(what, set()).add(waiter)
         try:
             async with asyncio.timeout(timeout):
                 await self._listening()
-                [found] = await self._read([worker_id])
+                [found] = await self._read([what])
                 return found if found is not True else await waiter
         except TimeoutError:
             return True
         finally:
-            waiters = self._waiters[worker_id]
+            waiters = self._waiters[what]
             waiters.discard(waiter)
             if not waiters:
-                del self._waiters[worker_id]
+                del self._waiters[what]
 
-    async def _read(self, ids: Sequence[str]) -> list[Report | bool]:
+    async def _read(self, ids: Sequence[str]) -> list[Ended | bool]:
         return await self._store.wait_for(ids, ttl=HOLD)
 
     async def _listening(self) -> None:
@@ -93,14 +98,13 @@ class Waiting:
                     await self._hear(message)
 
     async def _hear(self, message: str) -> None:
-        raw = json.loads(message)
-        worker_id = raw["worker_id"]
-        if worker_id not in self._waiters:
+        what = message.split('"', 4)[3]  # every message begins with its id
+        if what not in self._waiters:
             return
-        if raw.get("data_omitted"):
-            await self._read_all([worker_id])
+        if message.endswith(OMITTED):
+            await self._read_all([what])
         else:
-            self._resolve(Report.model_validate(raw))
+            self._resolve(what, ended_from(message))
 
     async def _hold(self) -> None:
         """Renew the hold on what is waited for; by the way the net under a lost message."""
@@ -112,13 +116,14 @@ class Waiting:
         waited = list(self._waiters) if ids is None else ids
         try:
             for start in range(0, len(waited), PAGE):
-                for found in await self._read(waited[start : start + PAGE]):
-                    if isinstance(found, Report):
-                        self._resolve(found)
+                page = waited[start : start + PAGE]
+                for what, found in zip(page, await self._read(page), strict=True):
+                    if not isinstance(found, bool):
+                        self._resolve(what, found)
         except StoreUnavailable as error:
             log.warning("reports could not be read, waiting on: %s", error)
 
-    def _resolve(self, report: Report) -> None:
-        for waiter in self._waiters.get(report.worker_id, ()):
+    def _resolve(self, what: str, ended: Ended) -> None:
+        for waiter in self._waiters.get(what, ()):
             if not waiter.done():
-                waiter.set_result(report)
+                waiter.set_result(ended)

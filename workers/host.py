@@ -7,17 +7,22 @@ agent loop by the first slice.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic_ai.models import Model
 
 from colony.definition import AgentSpec
-from colony.store import Store
+from colony.errors import StoreUnavailable
+from colony.store import Ring, Store
 from workers.agent.model import Models
 from workers.agent.threads import ToolThreads
 from workers.node.context import NodeContext
 from workers.node.ear import Ear
+
+log = logging.getLogger("colony.host")
 
 
 @dataclass(slots=True)
@@ -39,6 +44,20 @@ class Host:
         settings = context.settings
         models = Models(max_connections=2 * settings.concurrency)
         return cls(context, store, ToolThreads(settings.tool_threads), ear, models)
+
+    async def ring(self, rings: Sequence[Ring]) -> None:
+        """Ring doorbells, off the loop; those that cannot be sent are rung again by a janitor."""
+        try:
+            await asyncio.to_thread(self.context.doorbells().ring, rings)
+        except StoreUnavailable as error:
+            log.warning("%d doorbells are rung later: %s", len(rings), error)
+
+    async def join(self, batch_id: str) -> None:
+        """Join a batch if all it needs is in, ring for its parent, and send its notice."""
+        after = self.context.settings.ring_again_after
+        rings = await self.store.join(batch_id, ring_again_after=after)
+        if rings:
+            await self.ring(rings)
 
     def model_of(self, spec: AgentSpec) -> Model:
         """The agent's model, made once per process. Raises `ModelError`."""

@@ -17,15 +17,19 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from colony.conversation import Filed
+from colony.definition import AgentSpec
 from colony.errors import ModelError, StaleToken
 from colony.models import ReportStatus, WorkerState
-from colony.store import Claim, Refusal
+from colony.store import Claim, Refusal, Ring
+from colony.tools import Tool
 from workers.agent.loop import run_agent
-from workers.agent.outcome import Outcome, Parked, Reported
+from workers.agent.outcome import Outcome, Parked, Reported, Waiting
 from workers.agent.run import AgentRun
+from workers.agent.spawning import RUN_PARALLEL_WORKERS, spawning_tool
 from workers.host import Host
 from workers.journal import StoreJournal
 from workers.loop import Cut, cut_of
+from workers.offspring import SliceOffspring
 from workers.running import RUNNING, Running
 
 log = logging.getLogger("colony.slice")
@@ -113,7 +117,7 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             goal=colony.goal,
             worker=record,
             spec=spec,
-            tools=colony.tools_of(spec),
+            tools=_tools(host, claim, spec),
             model=model,
             parts=claim.parts,
             journal=StoreJournal(host.store, claim, running),
@@ -125,17 +129,42 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
     )
 
 
+def _tools(host: Host, claim: Claim, spec: AgentSpec) -> dict[str, Tool]:
+    """What the agent is offered; the spawning tool not at the deepest level of a tree."""
+    colony = host.context.colony
+    tools = colony.tools_of(spec)
+    if spec.spawns and claim.record.depth + 1 < colony.config.max_depth:
+        tools[RUN_PARALLEL_WORKERS] = spawning_tool(SliceOffspring(host, claim))
+    return tools
+
+
 async def _release(host: Host, running: Running, outcome: Outcome) -> bool:
     """done → settle, waiting → park (unless it was told to stop meanwhile)."""
-    worker_id, token = running.worker_id, running.token
-    if isinstance(outcome, Parked):
-        told = await host.store.park(worker_id, token, reason="time", wake_in=outcome.duration)
-        if told is None:
-            return False
-        return await _give_back(host, running, f"told to stop: {told}")
+    if isinstance(outcome, Parked | Waiting):
+        return await _park(host, running, outcome)
     filed = Filed(outcome.status, outcome.summary, outcome.data, outcome.error)
-    await host.store.settle(worker_id, token, filed)
+    await _settle(host, running, filed)
     return True
+
+
+async def _settle(host: Host, running: Running, filed: Filed) -> None:
+    """The end; the last member of a batch joins it, and rings for the parent that wakes."""
+    batch = await host.store.settle(running.worker_id, running.token, filed)
+    if batch:
+        await host.join(batch)
+
+
+async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool:
+    waits_for = outcome.duration if isinstance(outcome, Parked) else outcome.batch_id
+    after = host.context.settings.ring_again_after
+    parked = await host.store.park(
+        running.worker_id, running.token, waits_for, ring_again_after=after
+    )
+    if isinstance(parked, ReportStatus):
+        return await _give_back(host, running, f"told to stop: {parked}")
+    if isinstance(parked, Ring):
+        await host.ring([parked])
+    return False
 
 
 async def _release_cut(host: Host, running: Running, cut: Cut | None) -> bool:
@@ -144,7 +173,7 @@ async def _release_cut(host: Host, running: Running, cut: Cut | None) -> bool:
         log.warning("worker %s was rescued elsewhere and is dropped here", running.worker_id)
         return False
     if not running.told and cut in CUT_REPORTS:
-        await host.store.settle(running.worker_id, running.token, CUT_REPORTS[cut])
+        await _settle(host, running, CUT_REPORTS[cut])
         return True
     return await _give_back(host, running, "told to stop" if running.told else "handed over")
 
@@ -157,7 +186,7 @@ async def _give_back(host: Host, running: Running, why: str) -> bool:
     )
     if ring is None:
         return True
-    await asyncio.to_thread(host.context.doorbells().ring, [ring])
+    await host.ring([ring])
     return False
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore
 
-from colony.doorbell import RUN_WORKER
+from colony.doorbell import JOIN_BATCH, RUN_WORKER
 from workers.coroutine_task import CoroutineTask
 from workers.host import host_of
 from workers.node.context import NodeContext
@@ -47,6 +47,32 @@ class RunWorker(CoroutineTask):
             raise Ignore("the worker has not ended")
 
 
+class JoinBatch(CoroutineTask):
+    """``colony.join_batch(batch_id)``: the body of a batch's chord. Joins the batch if nobody has.
+
+    What it is called with comes from the chord, whatever became of its parts: it looks for itself.
+    """
+
+    name = JOIN_BATCH
+    acks_late = False
+    ignore_result = True
+    typing = False
+
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+
+    async def arun(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        """One try; any number of them may be made."""
+        host = host_of(self.context)
+        ids = [arg for arg in args if isinstance(arg, str) and arg.startswith("b")]
+        if len(ids) != 1 or len(ids[0]) > MAX_ID:
+            expected = f"{JOIN_BATCH} takes one batch id"
+            await host.store.reject(f"{expected}, got other arguments", repr((args, kwargs)))
+            raise Ignore(expected)
+        await host.join(ids[0])
+
+
 def register_tasks(app: Celery, context: NodeContext) -> None:
     """Make the node's tasks known to its Celery app."""
     app.register_task(RunWorker(context))
+    app.register_task(JoinBatch(context))

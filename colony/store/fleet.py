@@ -26,6 +26,8 @@ class Due:
     dead_nodes: Sequence[str]
     items: Sequence[str]
     pending: int
+    joins: Sequence[str]
+    notices: bool
 
 
 class FleetKeeping(StoreBase):
@@ -55,7 +57,11 @@ class FleetKeeping(StoreBase):
     async def sweep(self, *, interval: timedelta, lease: timedelta, cap: int) -> Due | None:
         """What is due now; None when another node has just looked."""
         reply = await self.run("sweep", millis(interval), millis(lease), cap)
-        return Due(reply[1], reply[2], int(reply[3])) if reply[0] == "go" else None
+        return (
+            Due(reply[1], reply[2], int(reply[3]), reply[4], reply[5] == "1")
+            if reply[0] == "go"
+            else None
+        )
 
     async def rescue(
         self, node: str, *, cap: int, ring_again_after: timedelta, died: bool = True
@@ -64,9 +70,24 @@ class FleetKeeping(StoreBase):
         taken, flat = await self.run("rescue", node, cap, millis(ring_again_after), int(died))
         return int(taken), rings(flat)
 
-    async def expire(self, item: str, *, grace: timedelta) -> None:
-        """Act on a deadline that passed, or on a stop that was not obeyed within its grace."""
-        await self.run("expire", item, millis(grace))
+    async def expire(self, item: str, *, grace: timedelta, cap: int = 200) -> list[Ring]:
+        """Do one due item (deadlines, stops: see lua/expire.lua); returns whom to ring for."""
+        return rings(await self.run("expire", item, millis(grace), cap))
+
+    async def due_items(self, cap: int) -> list[str]:
+        """What has become due since the sweep, by what the round itself has done."""
+        seconds, _ = await self.link.call("TIME")
+        now = (int(seconds) + 1) * 1000
+        key = self.keys("due")
+        return list(await self.link.call("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, cap))
+
+    async def notices(self, *, again_after: timedelta, cap: int) -> dict[str, str]:
+        """What is to be sent now, notice → JSON; each comes again until `notice_sent`."""
+        return pairs(await self.run("notices", millis(again_after), cap))
+
+    async def notice_sent(self, notice: str) -> None:
+        """It was sent and need not be sent again."""
+        await self.run("notice_sent", notice)
 
     async def ring_again(self, *, after: timedelta, cap: int) -> list[Ring]:
         """Doorbells that went unanswered. Only ask when the queue was seen empty."""

@@ -14,10 +14,17 @@ nodes              zset    node → end of its lease (ms)                       
 node:<node>        hash    what the node says of itself                          until it leaves
 held:<node>        hash    worker id → claim token, what the node runs now       until it leaves
 doorbells          zset    PENDING worker → when it may be rung again (ms)       while PENDING
-due                zset    <kind>:<worker id> → when (ms): deadline, wake, kill  until it is due
+due                zset    <kind>:<id> → when (ms); kinds: see lua/expire.lua    until it is due
 idem               zset    idempotency key → end of life (ms)                    idempotency_ttl
 idem_ids           hash    idempotency key → ids of the first answer             idempotency_ttl
 staged:<batch>     list    ids staged for one large accept                       a minute
+batch:<id>         hash    the record of a batch                                 until its last member
+members:<id>       list    its workers, in order                                 goes by retention
+arrived:<id>       set     those of them that have ended, by name                until it is joined
+joins              zset    batch → since when (ms) it waits to be joined         until it is joined
+children:<id>      set     the workers that a worker has spawned                 with its record
+outbox             zset    notice → when it is to be sent (again) (ms)           until it is sent
+notices            hash    notice → what is to be sent (JSON)                    until it is sent
 waited             zset    worker id → until when somebody waits (ms)            a minute, renewed
 rejected           list    messages set aside, newest first                      the last 1,000
 events             stream  lifecycle events, id = generation-sequence            max_history
@@ -39,11 +46,25 @@ PLAIN = (
     "due",
     "idem",
     "idem_ids",
+    "joins",
+    "outbox",
+    "notices",
     "waited",
     "rejected",
     "events",
 )
-OF_ONE = ("state", "worker", "parts", "node", "held", "staged")
+OF_ONE = (
+    "state",
+    "worker",
+    "parts",
+    "node",
+    "held",
+    "staged",
+    "batch",
+    "members",
+    "arrived",
+    "children",
+)
 CHANNELS = ("live", "reports", "hints")
 
 

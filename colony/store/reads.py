@@ -8,9 +8,18 @@ from datetime import timedelta
 from typing import Any
 
 from colony.conversation import Part, load_parts
-from colony.models import FleetStats, NodeInfo, Rejected, Report, WorkerRecord, WorkerState
+from colony.models import (
+    BatchRecord,
+    BatchResult,
+    FleetStats,
+    NodeInfo,
+    Rejected,
+    Report,
+    WorkerRecord,
+    WorkerState,
+)
 from colony.store.base import StoreBase, millis, pairs
-from colony.store.records import to_node, to_record
+from colony.store.records import to_batch, to_node, to_record
 
 
 class Reads(StoreBase):
@@ -27,13 +36,33 @@ class Reads(StoreBase):
         """The parts of a worker's conversation, in order."""
         return load_parts(await self.link.call("LRANGE", self.keys("parts", worker_id), 0, -1))
 
-    async def wait_for(self, ids: Sequence[str], *, ttl: timedelta) -> list[Report | bool]:
-        """Per worker its report, True while it has none, False when there is no such worker. Those
-        named are safe from retention for `ttl`."""
+    async def wait_for(
+        self, ids: Sequence[str], *, ttl: timedelta
+    ) -> list[Report | BatchResult | bool]:
+        """Per worker its report, per batch its result; True while there is none, False when there is
+        no such worker or batch. Those named are safe from retention for `ttl`."""
         if not ids:
             return []
         replies = await self.run("wait_for", millis(ttl), *ids)
         return [_report_or_flag(reply) for reply in replies]
+
+    async def batch(self, batch_id: str) -> BatchRecord | None:
+        """One batch, or None when there is no such record (any more)."""
+        raw, members, arrived = await asyncio.gather(
+            self._hash(self.keys("batch", batch_id)),
+            self.link.call("LRANGE", self.keys("members", batch_id), 0, -1),
+            self.link.call("SCARD", self.keys("arrived", batch_id)),
+        )
+        return to_batch(batch_id, pairs(raw), members, int(arrived)) if raw else None
+
+    async def members(self, batch_id: str, start: int, count: int) -> list[str]:
+        """A page of a batch's workers, in input order."""
+        key = self.keys("members", batch_id)
+        return list(await self.link.call("LRANGE", key, start, start + count - 1))
+
+    async def children(self, worker_id: str) -> list[str]:
+        """The workers that a worker has spawned."""
+        return sorted(await self.link.call("SMEMBERS", self.keys("children", worker_id)))
 
     async def newest(self, state: WorkerState | None, limit: int) -> list[WorkerRecord]:
         """The workers that entered their state last, newest first."""
@@ -117,7 +146,15 @@ def _scored(reply: Sequence[Any]) -> list[tuple[str, float]]:
     return [(str(m), float(s)) for m, s in zip(reply[::2], reply[1::2], strict=True)]
 
 
-def _report_or_flag(reply: str | None) -> Report | bool:
+def _report_or_flag(reply: str | None) -> Report | BatchResult | bool:
     if reply is None:
         return False
-    return Report.model_validate_json(reply) if reply else True
+    return ended_from(reply) if reply else True
+
+
+def ended_from(text: str) -> Report | BatchResult:
+    """A report or a batch's result, as stored and as published."""
+    kind: type[Report] | type[BatchResult] = (
+        BatchResult if text.startswith('{"batch_id"') else Report
+    )
+    return kind.model_validate_json(text)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from colony.models import Attempt, NodeInfo, Report, WorkerRecord, from_ms
+from colony.models import (
+    Attempt,
+    BatchRecord,
+    BatchResult,
+    NodeInfo,
+    Report,
+    WorkerRecord,
+    from_ms,
+)
 
 LABEL_CHARACTERS = 200
 """How much of a task stands in events and lists."""
@@ -20,6 +29,17 @@ LABEL_CHARACTERS = 200
 def new_worker_id() -> str:
     """A fresh id; ids sort by the time they were made (of this host's clock: a convenience only)."""
     return f"w{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+
+
+def new_batch_id() -> str:
+    """A fresh id of a batch."""
+    return f"b{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+
+
+def derived_ids(parent_id: str, tool_call_id: str, count: int) -> tuple[str, list[str]]:
+    """The ids of the batch that a tool call spawns, and of its workers: the same each time."""
+    digest = hashlib.sha256(f"{parent_id}\0{tool_call_id}".encode()).hexdigest()[:20]
+    return f"b{digest}", [f"w{digest}{index:03x}" for index in range(count)]
 
 
 def new_record(
@@ -61,6 +81,8 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "data": from_json(raw["data"]),
             "correlation_id": raw.get("correlation"),
             "stream_id": raw["stream"],
+            "batch_id": raw.get("batch"),
+            "batch_index": raw.get("index"),
             "parent_id": raw.get("parent"),
             "root_id": raw["root"],
             "depth": raw.get("depth", 0),
@@ -85,6 +107,29 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "attempts": _attempts(raw.get("attempts", "")),
             "report": None if report is None else Report.model_validate_json(report),
         }
+    )
+
+
+def to_batch(
+    batch_id: str, raw: Mapping[str, str], members: Sequence[str], arrived: int
+) -> BatchRecord:
+    """A stored batch as a `BatchRecord`."""
+    result = None
+    if "result" in raw:
+        statuses = dict(from_json(raw["statuses"]))
+        order = [{"worker_id": w, "status": statuses[w]} for w in members]
+        result = BatchResult.model_validate({**from_json(raw["result"]), "members": order})
+    return BatchRecord(
+        batch_id=batch_id,
+        state=raw["state"],
+        size=int(raw["size"]),
+        arrived=arrived if result is None else sum(result.counts.values()),
+        policy=raw["policy"],
+        need=int(raw["need"]),
+        parent_id=raw["parent"] or None,
+        created_at=from_ms(raw["created"]),
+        deadline=_moment(raw, "deadline"),
+        result=result,
     )
 
 

@@ -10,7 +10,15 @@ from enum import StrEnum
 from pydantic_core import to_json
 
 from colony.conversation import Filed, Part, Step, dump_parts, load_parts
-from colony.errors import FleetFull, IntakePaused, NoNodes, SpawnRefused, StaleToken, UnknownColony
+from colony.errors import (
+    FleetFull,
+    IntakePaused,
+    NoNodes,
+    SpawnRefused,
+    StaleToken,
+    TreeLimit,
+    UnknownColony,
+)
 from colony.models import ReportStatus, WorkerRecord, to_ms
 from colony.store.base import StoreBase, millis, pairs
 from colony.store.records import to_record
@@ -63,10 +71,38 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A doorbell to be rung: whom for, and the label that Flower shows."""
+    """A doorbell to be rung: whom for, the label that Flower shows, and its place in a batch."""
 
     worker_id: str
     agent: str
+    batch: str = ""
+    index: int = 0
+
+
+class Policy(StrEnum):
+    """When a batch is joined: with all its members, or with the first good report(s)."""
+
+    ALL = "all"
+    ANY = "any"
+    FIRST_N = "first_n"
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A batch as it is accepted: `need` good reports join it early; `on_complete` is JSON."""
+
+    batch_id: str
+    policy: Policy
+    need: int
+    on_complete: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A running worker that spawns, and the token of its claim."""
+
+    worker_id: str
+    token: str
 
 
 class WorkerTransitions(StoreBase):
@@ -82,11 +118,14 @@ class WorkerTransitions(StoreBase):
         deadline: timedelta | datetime | None = None,
         not_before: timedelta | datetime | None = None,
         require_node: bool = False,
+        batch: NewBatch | None = None,
+        parent: Parent | None = None,
     ) -> tuple[Accepted, list[str]]:
         """All of them or none: records, indexes and event, before any doorbell is rung.
 
         Returns the ids that count: those given, or those of the first answer to the same
-        `idempotency_key`. Raises a `SpawnRefused`. Sent again (same ids) it changes nothing.
+        `idempotency_key`. Raises a `SpawnRefused`, or `StaleToken` for a parent that has lost its
+        claim or is being stopped. Sent again (same ids) it changes nothing.
         """
         ids = [worker_id for worker_id, _ in workers]
         staged = len(workers) > STAGE
@@ -102,6 +141,8 @@ class WorkerTransitions(StoreBase):
             _moment(not_before),
             ids[0] if staged else "",
             len(ids),
+            *(("", "", 0, "") if batch is None else _batch(batch)),
+            *(("", "") if parent is None else (parent.worker_id, parent.token)),
             *(() if staged else _flatten(workers)),
         )
         match reply:
@@ -109,6 +150,10 @@ class WorkerTransitions(StoreBase):
                 return Accepted(when), ids
             case ["known", first]:
                 return Accepted.KNOWN, list(first)
+            case ["stale"]:
+                raise StaleToken(
+                    "this worker may not spawn any more: its claim is lost or it is being stopped"
+                )
             case _:
                 raise _refused(self.colony_id, reply)
 
@@ -166,37 +211,63 @@ class WorkerTransitions(StoreBase):
                     f"worker {worker_id} is no longer run by this claim: its checkpoint was refused"
                 )
 
-    async def settle(self, worker_id: str, token: str, outcome: Filed) -> None:
-        """End the worker with this report (or the one it filed before). Raises `StaleToken`."""
-        if await self.run("settle", worker_id, token, *_filed(outcome)) == "stale":
+    async def settle(self, worker_id: str, token: str, outcome: Filed) -> str:
+        """End the worker with this report (or the one it filed before). Raises `StaleToken`.
+
+        Returns the batch whose last missing member it was, or "": the caller joins it.
+        """
+        reply = await self.run("settle", worker_id, token, *_filed(outcome))
+        if reply[0] == "stale":
             raise StaleToken(
                 f"worker {worker_id} is no longer run by this claim: its report was refused"
             )
+        return str(reply[1])
 
     async def park(
-        self, worker_id: str, token: str, *, reason: str, wake_in: timedelta
-    ) -> ReportStatus | None:
-        """Let it wait without a slot. Returns the status it must stop with instead, if told to."""
-        reply = str(await self.run("park", worker_id, token, reason, millis(wake_in)))
-        if reply == "stale":
-            raise StaleToken(
-                f"worker {worker_id} is no longer run by this claim: it was not parked"
-            )
-        return None if reply == "parked" else ReportStatus(reply)
+        self, worker_id: str, token: str, waits_for: timedelta | str, *, ring_again_after: timedelta
+    ) -> Ring | ReportStatus | None:
+        """Let it wait without a slot, for a time or for the batch of that id.
+
+        Returns a ring when the batch is joined already (the worker is PENDING again), or the status
+        it must stop with instead. Raises `StaleToken`.
+        """
+        if isinstance(waits_for, timedelta):
+            reason, until = "time", str(millis(waits_for))
+        else:
+            reason, until = "children", waits_for
+        reply = await self.run("park", worker_id, token, reason, until, millis(ring_again_after))
+        match reply:
+            case ["parked"]:
+                return None
+            case ["ready", flat]:
+                return rings(flat)[0]
+            case ["told", status]:
+                return ReportStatus(status)
+            case _:
+                raise StaleToken(
+                    f"worker {worker_id} is no longer run by this claim: it was not parked"
+                )
+
+    async def join(self, batch_id: str, *, ring_again_after: timedelta) -> list[Ring]:
+        """Join a batch if it has what it needs; any number may try, one does it. Returns the ring of
+        the parent that it wakes."""
+        reply = await self.run("join", batch_id, millis(ring_again_after))
+        return rings(reply[1]) if reply[0] == "joined" else []
 
     async def wake(self, worker_id: str, *, ring_again_after: timedelta) -> Ring | None:
         """Make a parked worker PENDING; the caller rings the doorbell that is returned."""
-        agent = await self.run("wake", worker_id, millis(ring_again_after))
-        return Ring(worker_id, agent) if agent else None
+        woken = rings(await self.run("wake", worker_id, millis(ring_again_after)))
+        return woken[0] if woken else None
 
     async def give_back(
         self, worker_id: str, token: str, why: str, *, counted: bool, ring_again_after: timedelta
     ) -> Ring | None:
-        """Return a claim so that another can take it. `counted`: as a death, see max_resurrections."""
+        """Return a claim so that another can take it; the ring to be rung, or None when it has ended.
+        `counted`: as a death, see max_resurrections."""
         reply = await self.run(
             "give_back", worker_id, token, why, int(counted), millis(ring_again_after)
         )
-        return Ring(worker_id, reply[1]) if reply[0] == "pending" else None
+        return rings(reply[1])[0] if reply[0] == "pending" else None
 
     async def stop(
         self, worker_id: str, *, status: ReportStatus, reason: str, grace: timedelta
@@ -206,9 +277,13 @@ class WorkerTransitions(StoreBase):
 
 
 def rings(flat: Iterable[str]) -> list[Ring]:
-    """A flat worker id, agent, … reply as doorbells."""
-    items = list(flat)
-    return [Ring(w, a) for w, a in zip(items[::2], items[1::2], strict=True)]
+    """A flat worker id, agent, batch, index, … reply as doorbells."""
+    items = [iter(flat)] * 4
+    return [Ring(w, a, b, int(i or 0)) for w, a, b, i in zip(*items, strict=True)]
+
+
+def _batch(batch: NewBatch) -> tuple[str, str, int, str]:
+    return batch.batch_id, batch.policy.value, batch.need, batch.on_complete
 
 
 def _filed(filed: Filed) -> tuple[str, str, str, str]:
@@ -251,6 +326,14 @@ def _refused(colony_id: str, reply: Sequence[str]) -> SpawnRefused:
             return FleetFull(
                 f"colony {colony_id!r} has {pending} workers waiting, at most {most} may (max_pending): "
                 "try again later, or add nodes"
+            )
+        case ["depth", most]:
+            return TreeLimit(
+                f"a worker at this depth may not spawn: a tree has at most {most} levels (max_depth)"
+            )
+        case ["descendants", have, most]:
+            return TreeLimit(
+                f"this tree has {have} descendants already, at most {most} are allowed (max_descendants)"
             )
         case _:
             return SpawnRefused(

@@ -25,17 +25,22 @@ SOON = timedelta(seconds=2)
 LEASE = timedelta(minutes=5)
 NOW = timedelta(0)
 
-HASHES = ("meta", "idem_ids", "worker", "node", "held")
-LISTS = ("parts", "staged", "rejected")
-ZSETS = ("ended", "nodes", "doorbells", "due", "idem", "waited", "state")
+HASHES = ("meta", "idem_ids", "worker", "node", "held", "batch", "notices")
+LISTS = ("parts", "staged", "rejected", "members")
+ZSETS = ("ended", "nodes", "doorbells", "due", "idem", "waited", "state", "joins", "outbox")
 TYPES = {
     **dict.fromkeys(HASHES, "hash"),
     **dict.fromkeys(LISTS, "list"),
     **dict.fromkeys(ZSETS, "zset"),
     "events": "stream",
+    "arrived": "set",
+    "children": "set",
 }
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
-OF_ONE = {"state", "worker", "parts", "node", "held", "staged"}
+OF_ONE = {
+    *("state", "worker", "parts", "node", "held", "staged"),
+    *("batch", "members", "arrived", "children"),
+}
 NOISE = ("total:", "events", "swept", "run_id", "hold_until")
 """Fields of ``meta`` that count and keep time; no state of the colony."""
 
@@ -174,6 +179,8 @@ def _ask(pipeline: Any, name: str, kind: str) -> None:
             pipeline.hgetall(name)
         case "list":
             pipeline.lrange(name, 0, -1)
+        case "set":
+            pipeline.smembers(name)
         case "zset":
             pipeline.zrange(name, 0, -1, withscores=True)
         case "stream":

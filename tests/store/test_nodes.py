@@ -161,7 +161,7 @@ async def _old_owner_writes(store: Store, redis_url: str, worker_id: str) -> Non
     with pytest.raises(StaleToken):
         await store.settle(worker_id, "old", success("late"))
     with pytest.raises(StaleToken):
-        await store.park(worker_id, "old", reason="time", wake_in=SOON)
+        await store.park(worker_id, "old", SOON, ring_again_after=SOON)
     given = await store.give_back(worker_id, "old", "late", counted=True, ring_again_after=SOON)
     assert given is None
     assert state(redis_url, store) == before

@@ -222,7 +222,7 @@ async def test_user_json_is_never_touched(store: Store) -> None:
 async def test_park_ends_the_claim_and_wake_makes_it_pending(store: Store) -> None:
     """A parked worker has no owner and says what it waits for; the first to wake it rings."""
     worker_id = await running(store)
-    assert await store.park(worker_id, "t1", reason="time", wake_in=timedelta(hours=1)) is None
+    assert await store.park(worker_id, "t1", timedelta(hours=1), ring_again_after=SOON) is None
     record = await store.get(worker_id)
     assert record is not None
     assert (record.state, record.waits_for, record.node) == (WorkerState.PARKED, "time", None)
@@ -238,7 +238,7 @@ async def test_a_worker_told_to_stop_does_not_park(store: Store) -> None:
     """Park returns the status it must stop with instead, and the claim goes on."""
     worker_id = await running(store)
     await store.stop(worker_id, status=ReportStatus.STOPPED, reason="enough", grace=SOON)
-    parked = await store.park(worker_id, "t1", reason="time", wake_in=SOON)
+    parked = await store.park(worker_id, "t1", SOON, ring_again_after=SOON)
     assert parked is ReportStatus.STOPPED
     await store.settle(worker_id, "t1", Filed(ReportStatus.STOPPED, "enough", {}))
 
@@ -248,8 +248,8 @@ async def test_parking_is_for_the_owner(store: Store) -> None:
     worker_id = await running(store)
     for _ in range(2):
         with pytest.raises(StaleToken):
-            await store.park(worker_id, "t2", reason="time", wake_in=SOON)
-        await store.park(worker_id, "t1", reason="time", wake_in=SOON)
+            await store.park(worker_id, "t2", SOON, ring_again_after=SOON)
+        await store.park(worker_id, "t1", SOON, ring_again_after=SOON)
 
 
 async def test_waking_one_that_does_not_sleep_changes_nothing(store: Store, redis_url: str) -> None:

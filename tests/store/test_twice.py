@@ -15,6 +15,7 @@ import pytest
 from colony.models import ReportStatus
 from colony.store import Store
 from colony.store.scripts import SCRIPTS
+from colony.store.workers import NewBatch, Policy
 from tests.store.kit import (
     LEASE,
     NOW,
@@ -120,7 +121,24 @@ async def settle(store: Store) -> Request:
 @scene(TRANSITIONS)
 async def park(store: Store) -> Request:
     worker_id = await running(store)
-    return lambda: store.park(worker_id, "t1", reason="time", wake_in=HOUR)
+    return lambda: store.park(worker_id, "t1", HOUR, ring_again_after=SOON)
+
+
+@scene(TRANSITIONS)
+async def notices(store: Store) -> Request:
+    return lambda: store.notices(again_after=HOUR, cap=10)
+
+
+@scene(TRANSITIONS)
+async def notice_sent(store: Store) -> Request:
+    return lambda: store.notice_sent("batch:b1")
+
+
+@scene(TRANSITIONS)
+async def join_open(store: Store) -> Request:
+    batch = NewBatch("b1", Policy.ALL, 3)
+    await store.accept(new_workers(2), ring_again_after=SOON, batch=batch)
+    return lambda: store.join("b1", ring_again_after=SOON)
 
 
 @scene(TRANSITIONS)

@@ -12,7 +12,7 @@ from colony.models import Report
 from colony.redis_server import EmbeddedRedis
 from colony.store import Store
 from colony.testing import wait_until
-from colony.waiting import Waiting
+from colony.waiting import Ended, Waiting
 from tests.store.kit import (
     accepted,
     claim,
@@ -33,14 +33,14 @@ async def waiting(store: Store) -> AsyncIterator[Waiting]:
     await made.close()
 
 
-def _summary(found: Report | bool) -> str:
+def _summary(found: Ended | bool) -> str:
     assert isinstance(found, Report)
     return found.summary
 
 
-async def _wait(waiting: Waiting, worker_id: str) -> asyncio.Task[Report | bool]:
+async def _wait(waiting: Waiting, worker_id: str) -> asyncio.Task[Ended | bool]:
     """A waiter that has looked into the store and waits now."""
-    task = asyncio.create_task(waiting.report_of(worker_id, 20))
+    task = asyncio.create_task(waiting.ended(worker_id, 20))
     await wait_until(lambda: worker_id in waiting._waiters and waiting._confirmed.is_set())
     return task
 
@@ -49,7 +49,7 @@ async def test_settled_before(store: Store, waiting: Waiting) -> None:
     """Scenario 15: whoever comes after the end gets the stored report, each the same."""
     worker_id = await running(store)
     await store.settle(worker_id, "t1", success("early"))
-    found = [await waiting.report_of(worker_id, t) for t in (None, 5, 0)]
+    found = [await waiting.ended(worker_id, t) for t in (None, 5, 0)]
     assert [_summary(f) for f in found] == ["early"] * 3
 
 
@@ -67,7 +67,7 @@ async def test_settled_at_any_moment_of_the_beginning(store: Store) -> None:
     for turns in range(0, 40, 2):
         waiting = Waiting(store)
         worker_id = await running(store)
-        task = asyncio.create_task(waiting.report_of(worker_id, 10))
+        task = asyncio.create_task(waiting.ended(worker_id, 10))
         for _ in range(turns):
             await asyncio.sleep(0)
         await store.settle(worker_id, "t1", success(str(turns)))
@@ -103,7 +103,7 @@ async def test_a_thousand_waiters_on_one_connection(store: Store, redis_url: str
     ids = await accepted(store, 1000)
     with Redis.from_url(redis_url) as operator:
         before = len(operator.client_list(_type="pubsub"))
-        tasks = [asyncio.create_task(waiting.report_of(w, 60)) for w in ids]
+        tasks = [asyncio.create_task(waiting.ended(w, 60)) for w in ids]
         await wait_until(lambda: len(waiting._waiters) == 1000 and waiting._confirmed.is_set())
         await asyncio.gather(*(claim(store, w) for w in ids))
         await asyncio.gather(*(store.settle(w, "t1", success(w)) for w in ids))
@@ -116,14 +116,14 @@ async def test_a_thousand_waiters_on_one_connection(store: Store, redis_url: str
 async def test_a_timeout_leaves_the_worker_running(store: Store, waiting: Waiting) -> None:
     """No report in time is True; 0 looks once; a later wait gets the report."""
     worker_id = await running(store)
-    assert [await waiting.report_of(worker_id, t) for t in (0, -1, 0.05)] == [True] * 3
+    assert [await waiting.ended(worker_id, t) for t in (0, -1, 0.05)] == [True] * 3
     await store.settle(worker_id, "t1", success("late"))
-    assert _summary(await waiting.report_of(worker_id, 5)) == "late"
+    assert _summary(await waiting.ended(worker_id, 5)) == "late"
 
 
 async def test_an_unknown_worker_is_no_wait(waiting: Waiting) -> None:
     """Nobody waits for a worker that does not exist, with or without a time limit."""
-    assert [await waiting.report_of("w0", t) for t in (None, 5, 0)] == [False] * 3
+    assert [await waiting.ended("w0", t) for t in (None, 5, 0)] == [False] * 3
 
 
 async def test_a_large_report_is_read_from_the_record(store: Store, waiting: Waiting) -> None:
@@ -140,7 +140,7 @@ async def test_a_large_report_is_read_from_the_record(store: Store, waiting: Wai
 async def test_who_waits_holds_the_report(store: Store, waiting: Waiting, redis_url: str) -> None:
     """While somebody waits, retention is told to spare the worker."""
     worker_id = await one(store)
-    assert await waiting.report_of(worker_id, 0.01) is True
+    assert await waiting.ended(worker_id, 0.01) is True
     assert worker_id in dump(redis_url, store)["waited"]
 
 

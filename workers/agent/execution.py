@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
+from colony.errors import StaleToken
 from colony.models import EventType
-from colony.tools import Park, Tool, ToolContext
+from colony.tools import Park, ParkForChildren, Tool, ToolContext
 from workers.agent import results
 from workers.agent.run import AgentRun
 from workers.agent.text import cut, words_of
@@ -46,6 +47,8 @@ async def execute(
         value = await _within_limits(run, call, tool, arguments, limit)
     except GivenUp:
         return results.failed(call, _timed_out(tool, limit)), None
+    except (ParkForChildren, StaleToken):
+        raise
     except Park as park:
         return results.returned(call, park.result, run.max_tool_result_bytes), park.duration
     except Exception as error:  # noqa: BLE001 - the boundary of the tool: the model is told

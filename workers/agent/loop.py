@@ -23,10 +23,11 @@ from pydantic_ai.models import ModelRequestParameters
 
 from colony.conversation import Filed, Step
 from colony.models import ReportStatus
+from colony.tools import ParkForChildren
 from workers.agent.asking import NoReply, ask, request_parameters
 from workers.agent.checkpoints import answer_step
 from workers.agent.limits import limit_reached, timed_out
-from workers.agent.outcome import Outcome, Parked, Reported
+from workers.agent.outcome import Outcome, Parked, Reported, Waiting
 from workers.agent.prompts import first_request
 from workers.agent.report import REPORT_TOOL, from_filed, from_text, judge_reports
 from workers.agent.run import AgentRun
@@ -98,7 +99,10 @@ async def _act(
     groups: list[list[PlannedCall]],
 ) -> Outcome | None:
     """Run the calls of an answer, then see whether it ends the worker (the rules: report.py)."""
-    pause = await run_calls(run, transcript, groups)
+    try:
+        pause = await run_calls(run, transcript, groups)
+    except ParkForChildren as park:
+        return Waiting(park.batch_id)
     if filed is not None:
         return from_filed(filed)
     if pause is not None and not run.out_of_time:

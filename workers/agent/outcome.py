@@ -28,4 +28,12 @@ class Parked:
     duration: timedelta
 
 
-Outcome = Reported | Parked
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The worker waits for its children: go on when this batch is joined. The call that spawned them
+    has no result yet; it is made again then, and finds them."""
+
+    batch_id: str
+
+
+Outcome = Reported | Parked | Waiting

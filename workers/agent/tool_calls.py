@@ -110,6 +110,9 @@ async def run_calls(
 ) -> timedelta | None:
     """Run what was planned, write each result as it comes; returns the longest pause asked for.
 
+    `ParkForChildren` of a call passes through: that call, and those after it, are made when the
+    children are in.
+
     The first group must have been opened by the part before. Stops between two groups when the
     worker's deadline has passed: the rest never begins.
     """

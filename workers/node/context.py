@@ -65,5 +65,7 @@ class NodeContext:
             "max_pending": config.max_pending,
             "max_history": config.max_history,
             "max_resurrections": config.max_resurrections,
+            "max_depth": config.max_depth,
+            "max_descendants": config.max_descendants,
             "idempotency_max_keys": config.idempotency_max_keys,
         }

@@ -7,6 +7,7 @@ takes every item atomically. The work is in proportion to what is due, not to wh
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -22,7 +23,10 @@ log = logging.getLogger("colony.janitor")
 
 CAP = 200
 """Most items of a kind in one round."""
+PAGES = 50
+"""Most pages of due items in one round."""
 RETAIN_EVERY_ROUNDS = 10
+NOTICE_AGAIN = timedelta(seconds=10)
 
 
 class Janitor(Role):
@@ -51,6 +55,8 @@ class Janitor(Role):
             return
         await self._rescue(store, due)
         await self._do_items(store, due)
+        await self._join(store, due)
+        await self._send_notices(store, due)
         await self._ring_again(store, due)
         self._rounds_done += 1
         if self._rounds_done % RETAIN_EVERY_ROUNDS == 0:
@@ -82,17 +88,54 @@ class Janitor(Role):
                 await self._ring(rings)
 
     async def _do_items(self, store: Store, due: Due) -> None:
+        """Deadlines, wakes, stops; also what the doing of them makes due (a tree, level by level)."""
+        items = due.items
+        for _ in range(PAGES):
+            await self._do_page(store, items)
+            if not items:
+                return
+            items = await store.due_items(CAP)
+
+    async def _do_page(self, store: Store, items: Sequence[str]) -> None:
         settings = self.context.settings
-        wakes = [item.removeprefix("wake:") for item in due.items if item.startswith("wake:")]
-        others = [item for item in due.items if not item.startswith("wake:")]
-        woken = await asyncio.gather(
-            *(
-                store.wake(worker_id, ring_again_after=settings.ring_again_after)
-                for worker_id in wakes
-            )
+        wakes = [item.removeprefix("wake:") for item in items if item.startswith("wake:")]
+        others = [item for item in items if not item.startswith("wake:")]
+        after = settings.ring_again_after
+        woken = await asyncio.gather(*(store.wake(w, ring_again_after=after) for w in wakes))
+        rung = await asyncio.gather(
+            *(store.expire(item, grace=settings.stop_grace, cap=CAP) for item in others)
         )
-        await self._ring([ring for ring in woken if ring is not None])
-        await asyncio.gather(*(store.expire(item, grace=settings.stop_grace) for item in others))
+        await self._ring(
+            [*(r for r in woken if r is not None), *(r for each in rung for r in each)]
+        )
+
+    async def _join(self, store: Store, due: Due) -> None:
+        """Batches that have what they need and were joined by nobody."""
+        after = self.context.settings.ring_again_after
+        rings = await asyncio.gather(
+            *(store.join(batch_id, ring_again_after=after) for batch_id in due.joins)
+        )
+        await self._ring([ring for each in rings for ring in each])
+
+    async def _send_notices(self, store: Store, due: Due) -> None:
+        """What a join has promised to tell (on_complete): at least once, with an id of its own."""
+        if not due.notices:
+            return
+        for notice, text in (await store.notices(again_after=NOTICE_AGAIN, cap=CAP)).items():
+            what = json.loads(text)
+            task_id = f"{notice.partition(':')[2]}.complete"
+            try:
+                await asyncio.to_thread(
+                    self._doorbells.notify,
+                    what["to"]["task"],
+                    [what["result"]],
+                    task_id,
+                    what["to"]["queue"],
+                )
+            except StoreUnavailable as error:
+                log.warning("janitor: notice %s is sent later: %s", notice, error)
+            else:
+                await store.notice_sent(notice)
 
     async def _ring_again(self, store: Store, due: Due) -> None:
         """PENDING with messages in the queue only means waiting; with an empty one it means lost."""

@@ -33,7 +33,8 @@ end
 
 -- The fields a transition needs to know; false where unset.
 local FIELDS = {'state', 'token', 'node', 'epoch', 'started', 'attempts', 'resurrections', 'stop_status', 'stop_reason',
-  'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'tokens', 'cost', 'label', 'agent', 'deadline'}
+  'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'tokens', 'cost', 'label', 'agent', 'deadline',
+  'batch', 'index', 'waits_batch'}
 local function read(wid)
   local values = redis.call('HMGET', K.worker(wid), unpack(FIELDS))
   local rec = {}
@@ -60,6 +61,26 @@ local function close_attempt(wid, rec, outcome)
   redis.call('HDEL', K.worker(wid), 'token', 'node')
 end
 
+-- What the ringer must know of a doorbell: whom for, the label, and its place in a batch's chord.
+local function add_ring(rings, wid, rec)
+  local n = #rings
+  rings[n + 1], rings[n + 2], rings[n + 3], rings[n + 4] = wid, rec.agent, rec.batch or '', rec.index or ''
+  return rings
+end
+
+-- A member has ended; its batch remembers it by name. One that has what it needs waits to be joined.
+local joinable = ''
+local function arrive(wid, batch, good)
+  if redis.call('SADD', K.arrived(batch), wid) == 0 then return end
+  if good then redis.call('HINCRBY', K.batch(batch), 'good', 1) end
+  local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good')
+  local enough = redis.call('SCARD', K.arrived(batch)) == tonumber(b[2]) or tonumber(b[4] or '0') >= tonumber(b[3])
+  if b[1] == 'OPEN' and enough then
+    redis.call('ZADD', K.joins, 'NX', now, batch)
+    joinable = batch
+  end
+end
+
 -- Settle: the one step into a terminal state. A filed report wins over whatever is proposed.
 local function finish(wid, rec, status, summary, data, err)
   if rec.filed_status then
@@ -76,8 +97,8 @@ local function finish(wid, rec, status, summary, data, err)
       .. ',"tokens_used":' .. number_or(rec.tokens, '0') .. ',"cost_usd":' .. number_or(rec.cost, 'null') .. '}'
   end
   local whole = report(data)
-  redis.call('HSET', K.worker(wid), 'report', whole, 'ended', int(now))
-  redis.call('HDEL', K.worker(wid), 'waits_for', 'stop_status', 'stop_reason', 'filed_summary', 'filed_data', 'filed_error')
+  redis.call('HSET', K.worker(wid), 'report', whole, 'ended', int(now), 'status', status)
+  redis.call('HDEL', K.worker(wid), 'waits_for', 'waits_batch', 'stop_status', 'stop_reason', 'filed_summary', 'filed_data', 'filed_error')
   redis.call('ZADD', K.ended, now, wid)
   redis.call('ZREM', K.due, 'wake:' .. wid, 'kill:' .. wid)
   if rec.deadline then redis.call('ZREM', K.due, 'deadline:' .. wid) end
@@ -90,12 +111,16 @@ local function finish(wid, rec, status, summary, data, err)
   emit(verb[rec.state], wid, '{"status":' .. quote(status) .. ',"error":' .. text_or_null(err) .. '}')
   emit('subagent_report', wid, '{"task":' .. quote(rec.label or '') .. ',' .. string.sub(small, 2))
   redis.call('PUBLISH', K.reports, small)
+  if (status == 'stopped' or status == 'timeout') and redis.call('EXISTS', K.children(wid)) == 1 then
+    redis.call('ZADD', K.due, now, 'tree:' .. wid)   -- a stop goes down the tree
+  end
+  if rec.batch then arrive(wid, rec.batch, STATE_OF[status] == 'COMPLETED') end
 end
 
 -- Ready to be claimed (again); the caller rings, and if it dies first the janitor does.
 local function make_pending(wid, rec, ring_again_ms)
   enter(wid, rec, 'PENDING')
-  redis.call('HDEL', K.worker(wid), 'waits_for')
+  redis.call('HDEL', K.worker(wid), 'waits_for', 'waits_batch')
   redis.call('HSET', K.worker(wid), 'rings', 0, 'rung', int(now))
   redis.call('ZADD', K.doorbells, now + tonumber(ring_again_ms), wid)
 end
@@ -128,8 +153,30 @@ end
 local function tell_stop(wid, rec, status, reason, grace_ms)
   redis.call('HSET', K.worker(wid), 'stop_status', status, 'stop_reason', reason)
   redis.call('ZADD', K.due, now + tonumber(grace_ms), 'kill:' .. wid)
+  if redis.call('EXISTS', K.children(wid)) == 1 then redis.call('ZADD', K.due, now, 'tree:' .. wid) end
   redis.call('PUBLISH', K.hints, 'stop ' .. wid)
 end
 
 -- The fence: only the owner of the claim writes.
 local function owns(rec, token) return rec.state == 'RUNNING' and rec.token == token end
+
+-- A member that ended without a slice still owes its part of the chord: it is rung once more, the slice finds it ended.
+local function owe_part(wid, rec)
+  if rec.batch then redis.call('ZADD', K.due, now, 'part:' .. wid) end
+end
+
+-- Stop one worker: one that waits settles at once, one that runs is told to. Returns what was done.
+local function stop_one(wid, status, reason, grace_ms)
+  local rec = read(wid)
+  if not rec.state or rec.state == 'STAGED' then return 'unknown' end
+  if TERMINAL[rec.state] then return 'ended' end
+  if rec.state == 'RUNNING' and grace_ms ~= '0' then
+    if not rec.stop_status then tell_stop(wid, rec, status, reason, grace_ms) end
+    return 'told'
+  end
+  local was_running = rec.state == 'RUNNING'
+  finish(wid, rec, status, reason, '{}', status)
+  owe_part(wid, rec)
+  if was_running then redis.call('PUBLISH', K.hints, 'stop ' .. wid) end
+  return 'settled'
+end

@@ -1,15 +1,20 @@
 -- Accept workers: all of them or none. Record, indexes, event; the doorbell is the caller's next step.
 -- ARGV: 1 idempotency key or '', 2 its ttl_ms, 3 '1' when a live node is required, 4 ring_again_ms,
---       5 deadline 'in:<ms>' | 'at:<ms>' | '', 6 not before (same form), 7 staged batch or '', 8 how many workers,
+--       5 deadline 'in:<ms>' | 'at:<ms>' | '', 6 not before (same form), 7 first staged id or '', 8 how many workers,
+--       9 batch or '', 10 its policy, 11 how many good reports it needs, 12 on_complete (JSON) or '',
+--       13 the parent that spawns them or '', 14 its claim token,
 --       then per worker: id, number of values, field, value, …   (nothing more when staged)
 -- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}} for a known
 --          idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
---          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}
+--          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}, and for a parent:
+--          {'stale'} (or it is being stopped) | {'depth', max} | {'descendants', have, max}
+local FIRST = 15
 local ids, n = {}, tonumber(ARGV[8])
+local batch, parent = ARGV[9], ARGV[13]
 if ARGV[7] ~= '' then
   ids = redis.call('LRANGE', K.staged(ARGV[7]), 0, -1)
 else
-  local i = 9
+  local i = FIRST
   while i <= #ARGV do ids[#ids + 1] = ARGV[i]; i = i + 2 + tonumber(ARGV[i + 1]) end
 end
 
@@ -38,11 +43,24 @@ local function moment(spec)
   if string.sub(spec, 1, 3) == 'in:' then return now + ms end
   return ms
 end
+local root, depth, ceiling = nil, 0, nil
+if parent ~= '' then
+  local limits = redis.call('HMGET', K.meta, 'max_depth', 'max_descendants')
+  local p = redis.call('HMGET', K.worker(parent), 'state', 'token', 'root', 'depth', 'deadline', 'stop_status')
+  if p[1] ~= 'RUNNING' or p[2] ~= ARGV[14] or p[6] then return {'stale'} end
+  root, depth, ceiling = p[3], tonumber(p[4] or '0') + 1, tonumber(p[5])
+  if depth >= tonumber(limits[1] or '3') then return {'depth', limits[1] or '3'} end
+  local have, most = tonumber(redis.call('HGET', K.worker(root), 'descendants') or '0'), tonumber(limits[2] or '200')
+  if have + n > most then return {'descendants', have, most} end
+  if redis.call('EXISTS', K.worker(root)) == 1 then redis.call('HINCRBY', K.worker(root), 'descendants', n) end
+  for _, wid in ipairs(ids) do redis.call('SADD', K.children(parent), wid) end
+end
 local deadline, not_before = moment(ARGV[5]), moment(ARGV[6])
+if ceiling and (not deadline or deadline > ceiling) then deadline = ceiling end   -- never later than the parent's
 local later = not_before and not_before > now
 
-local i = 9
-for _, wid in ipairs(ids) do
+local i = FIRST
+for position, wid in ipairs(ids) do
   local record = K.worker(wid)
   if ARGV[7] == '' then
     local values = tonumber(ARGV[i + 1])
@@ -54,6 +72,8 @@ for _, wid in ipairs(ids) do
   redis.call('HSET', record, 'state', later and 'PARKED' or 'PENDING', 'created', int(now), 'since', int(now),
     'version', meta[5] or '', 'rung', int(now))
   redis.call('HSETNX', record, 'agent', meta[6] or 'agent')
+  if batch ~= '' then redis.call('HSET', record, 'batch', batch, 'index', position - 1) end
+  if root then redis.call('HSET', record, 'parent', parent, 'root', root, 'depth', depth) end
   if deadline then
     redis.call('HSET', record, 'deadline', int(deadline))
     redis.call('ZADD', K.due, deadline, 'deadline:' .. wid)
@@ -68,6 +88,16 @@ for _, wid in ipairs(ids) do
   end
 end
 if ARGV[7] ~= '' then redis.call('DEL', K.staged(ARGV[7])) end
+if batch ~= '' then
+  redis.call('HSET', K.batch(batch), 'state', 'OPEN', 'size', n, 'policy', ARGV[10], 'need', ARGV[11], 'good', 0,
+    'on_complete', ARGV[12], 'parent', parent, 'created', int(now),
+    'correlation', redis.call('HGET', K.worker(ids[1]), 'correlation') or '')
+  for _, wid in ipairs(ids) do redis.call('RPUSH', K.members(batch), wid) end
+  if deadline then
+    redis.call('HSET', K.batch(batch), 'deadline', int(deadline))
+    redis.call('ZADD', K.due, deadline, 'batch:' .. batch)
+  end
+end
 
 if key ~= '' then
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', K.idem, '-inf', int(now), 'LIMIT', 0, 100)) do
@@ -83,5 +113,5 @@ end
 count('accepted', n)
 local named = {}
 for j = 1, math.min(n, 100) do named[j] = ids[j] end
-emit('execution_accepted', ids[1], '{"count":' .. n .. ',"worker_ids":' .. cjson.encode(named) .. '}')
+emit('execution_accepted', ids[1], '{"count":' .. n .. ',"batch_id":' .. text_or_null(batch) .. ',"worker_ids":' .. cjson.encode(named) .. '}')
 return {'accepted', later and 'later' or 'now'}

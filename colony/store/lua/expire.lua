@@ -1,20 +1,57 @@
--- Do one due item: a deadline that passed, a stop that was not obeyed.
--- ARGV: item, grace_ms
--- Returns: 'done', or 'told' when a running worker was told
-local item = ARGV[1]
-local kind, wid = string.match(item, '^(%a+):(.*)$')
+-- Do one due item:
+--   deadline:<worker>  its time is over            kill:<worker>  it was told to stop and did not
+--   batch:<batch>      its time is over: stragglers end with status timeout
+--   rest:<batch>       its policy was met without these: they are stopped
+--   tree:<worker>      it was stopped: so are its children
+--   part:<worker>      it ended without a slice: rung, so that a slice returns its part of the chord
+-- (wake:<worker> is done by wake.lua.) At most `cap` workers at a time; what is left stays due.
+-- ARGV: item, grace_ms, cap
+-- Returns: rings (of parts)
+local item, grace, cap = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local kind, id = string.match(item, '^(%a+):(.*)$')
 local score = redis.call('ZSCORE', K.due, item)
-if not score or tonumber(score) > now then return 'done' end
-redis.call('ZREM', K.due, item)
-local rec = read(wid)
-if not rec.state or TERMINAL[rec.state] then return 'done' end
-if kind == 'deadline' then
-  if rec.state == 'RUNNING' then
-    if not rec.stop_status then tell_stop(wid, rec, 'timeout', 'Worker did not end before its deadline.', ARGV[2]) end
-    return 'told'
+local rings = {}
+if not score or tonumber(score) > now then return rings end
+
+local function stop_each(ids, status, reason)
+  local left = cap
+  for _, wid in ipairs(ids) do
+    if left == 0 then return false end
+    local verdict = stop_one(wid, status, reason, grace)
+    if verdict == 'settled' or verdict == 'told' then left = left - 1 end
   end
-  finish(wid, rec, 'timeout', 'Worker did not end before its deadline.', '{}', 'timeout')
-elseif kind == 'kill' and rec.state == 'RUNNING' and rec.stop_status then
-  finish(wid, rec, rec.stop_status, rec.stop_reason, '{}', rec.stop_status)
+  return true
 end
-return 'done'
+
+local done = true
+if kind == 'batch' or kind == 'rest' then
+  local open = redis.call('HGET', K.batch(id), 'state') == 'OPEN'
+  if kind == 'rest' or open then
+    local missing = redis.call('LRANGE', K.members(id), 0, -1)
+    if kind == 'batch' then
+      done = stop_each(missing, 'timeout', 'Worker did not end before the deadline of its batch.')
+    else
+      done = stop_each(missing, 'stopped', 'Worker was not needed: the policy of its batch was met.')
+    end
+  end
+elseif kind == 'tree' then
+  done = stop_each(redis.call('SMEMBERS', K.children(id)), 'stopped', 'Worker was stopped with its parent.')
+else
+  redis.call('ZREM', K.due, item)
+  local rec = read(id)
+  if kind == 'part' and rec.state then return add_ring(rings, id, rec) end
+  if not rec.state or TERMINAL[rec.state] then return rings end
+  local reason = 'Worker did not end before its deadline.'
+  if kind == 'deadline' and rec.state == 'RUNNING' then
+    if not rec.stop_status then tell_stop(id, rec, 'timeout', reason, grace) end
+  elseif kind == 'deadline' then
+    finish(id, rec, 'timeout', reason, '{}', 'timeout')
+    owe_part(id, rec)
+  elseif kind == 'kill' and rec.state == 'RUNNING' and rec.stop_status then
+    finish(id, rec, rec.stop_status, rec.stop_reason, '{}', rec.stop_status)
+    owe_part(id, rec)
+  end
+  return rings
+end
+if done then redis.call('ZREM', K.due, item) end
+return rings

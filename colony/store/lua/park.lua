@@ -1,14 +1,27 @@
--- Let a running worker wait without a slot. It wakes at its time.
--- ARGV: worker id, token, reason (time), wake in ms
--- Returns: 'parked' (also for the same request again), 'stale', or the status it was told to stop with
+-- Let a running worker wait without a slot: for a time, or for a batch of its children to be joined.
+-- ARGV: worker id, token, reason (time | children), wake in ms (time) or the batch (children), ring_again_ms
+-- Returns: {'parked'} (also for the same request again), {'ready', {ring}} when what it waits for is there already
+--          (it is PENDING then), {'stale'}, or {'told', the status it was told to stop with}
 local wid, token, reason = ARGV[1], ARGV[2], ARGV[3]
 local rec = read(wid)
-if rec.state == 'PARKED' and redis.call('HGET', K.worker(wid), 'parked_by') == token then return 'parked' end
-if not owns(rec, token) then count('stale_refused'); return 'stale' end
-if rec.stop_status then return rec.stop_status end
+if redis.call('HGET', K.worker(wid), 'parked_by') == token then
+  if rec.state == 'PARKED' then return {'parked'} end
+  if rec.state == 'PENDING' then return {'ready', add_ring({}, wid, rec)} end
+end
+if not owns(rec, token) then count('stale_refused'); return {'stale'} end
+if rec.stop_status then return {'told', rec.stop_status} end
 close_attempt(wid, rec, 'parked: ' .. reason)
+redis.call('HSET', K.worker(wid), 'parked_by', token)
+if reason == 'children' and redis.call('HGET', K.batch(ARGV[4]), 'state') ~= 'OPEN' then
+  make_pending(wid, rec, ARGV[5])
+  return {'ready', add_ring({}, wid, rec)}
+end
 enter(wid, rec, 'PARKED')
-redis.call('HSET', K.worker(wid), 'waits_for', reason, 'parked_by', token)
-redis.call('ZADD', K.due, now + tonumber(ARGV[4]), 'wake:' .. wid)
+redis.call('HSET', K.worker(wid), 'waits_for', reason)
+if reason == 'children' then
+  redis.call('HSET', K.worker(wid), 'waits_batch', ARGV[4])
+else
+  redis.call('ZADD', K.due, now + tonumber(ARGV[4]), 'wake:' .. wid)
+end
 emit('execution_paused', wid, '{"reason":' .. quote(reason) .. '}')
-return 'parked'
+return {'parked'}

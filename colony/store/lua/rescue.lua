@@ -1,6 +1,6 @@
 -- Take the workers of a node whose lease ran out, a bounded number at a time. A node that renewed meanwhile keeps them.
 -- ARGV: node, cap, ring_again_ms, '1' when its workers' deaths count (0: it leaves of its own will)
--- Returns: {how many were taken, {worker id, agent, … of those to be rung}}
+-- Returns: {how many were taken, {rings}}
 local node, counted = ARGV[1], ARGV[4] == '1'
 local lease = redis.call('ZSCORE', K.nodes, node)
 if not lease or (counted and tonumber(lease) > now) then return {0, {}} end
@@ -11,7 +11,7 @@ for i = 1, math.min(#held, 2 * tonumber(ARGV[2])), 2 do
   taken = taken + 1
   if owns(rec, token) then
     local outcome = 'node ' .. node .. (counted and ' died' or ' handed it over')
-    if release(wid, rec, outcome, counted, ARGV[3]) then ring[#ring + 1] = wid; ring[#ring + 1] = rec.agent end
+    if release(wid, rec, outcome, counted, ARGV[3]) then add_ring(ring, wid, rec) else owe_part(wid, rec) end
   else
     redis.call('HDEL', K.held(node), wid)
   end

@@ -2,7 +2,8 @@
 -- After Redis was away (nobody swept for half a lease, or it restarted) no node counts as dead for one full lease.
 -- The server says itself which run it is: what a client remembers may be from before the restart.
 -- ARGV: interval_ms, lease_ms, cap
--- Returns: {'wait'}, or {'go', dead nodes, due items, PENDING count}
+-- Returns: {'wait'}, or {'go', dead nodes, due items, PENDING count, batches to join, '1' when notices are due}
+local JOIN_AFTER_MS = 100   -- the slice that was the last is about to do it
 local meta = redis.call('HMGET', K.meta, 'swept', 'run_id', 'hold_until', 'events')
 local swept, lease = tonumber(meta[1] or '0'), tonumber(ARGV[2])
 if now - swept < tonumber(ARGV[1]) then return {'wait'} end
@@ -20,4 +21,6 @@ redis.call('HSET', K.meta, 'hold_until', int(hold))
 local dead = {}
 if hold <= now then dead = redis.call('ZRANGEBYSCORE', K.nodes, '-inf', int(now), 'LIMIT', 0, ARGV[3]) end
 return {'go', dead, redis.call('ZRANGEBYSCORE', K.due, '-inf', int(now), 'LIMIT', 0, ARGV[3]),
-  redis.call('ZCARD', K.state('PENDING'))}
+  redis.call('ZCARD', K.state('PENDING')),
+  redis.call('ZRANGEBYSCORE', K.joins, '-inf', int(now - JOIN_AFTER_MS), 'LIMIT', 0, ARGV[3]),
+  redis.call('ZCOUNT', K.outbox, '-inf', int(now)) > 0 and '1' or '0'}

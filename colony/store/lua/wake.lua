@@ -1,8 +1,8 @@
 -- Make a parked worker ready to be claimed. The caller rings.
 -- ARGV: worker id, ring_again_ms
--- Returns: the agent's name when it is to be rung, or '' when it was not parked
+-- Returns: the ring to be rung, or nothing when it was not parked
 local rec = read(ARGV[1])
 redis.call('ZREM', K.due, 'wake:' .. ARGV[1])
-if rec.state ~= 'PARKED' then return '' end
+if rec.state ~= 'PARKED' then return {} end
 make_pending(ARGV[1], rec, ARGV[2])
-return rec.agent
+return add_ring({}, ARGV[1], rec)

@@ -1,0 +1,133 @@
+"""Spawning: from tasks to accepted workers and rung doorbells, for producers and for agents alike.
+
+Record first, doorbell second: when `Spawner.spawn` returns, the workers are kept, whatever becomes
+of the broker; a janitor rings for those whose doorbell was not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from colony.definition import ColonyConfig
+from colony.doorbell import Doorbells
+from colony.errors import InvalidTask, StoreUnavailable
+from colony.models import OnComplete, TaskSpec
+from colony.store import Accepted, Ring, Store
+from colony.store.records import new_record
+from colony.store.workers import NewBatch, NewWorker, Parent, Policy
+
+log = logging.getLogger("colony.spawning")
+
+Moment = timedelta | datetime | None
+"""A duration from now, or a time with a zone."""
+
+
+class Batch(list[str]):
+    """The ids of workers that were spawned together, in input order; `id` is the batch's own."""
+
+    def __init__(self, batch_id: str, worker_ids: Iterable[str]) -> None:
+        super().__init__(worker_ids)
+        self.id = batch_id
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r}, {super().__repr__()})"
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnOptions:
+    """What applies to all workers of one call; see `ColonyRuntime.spawn`."""
+
+    correlation_id: str | None = None
+    deadline: Moment = None
+    not_before: Moment = None
+    priority: int = 0
+    idempotency_key: str | None = None
+    stream_id: str | None = None
+    require_node: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spawner:
+    """Accepts workers and rings for them."""
+
+    store: Store
+    doorbells: Doorbells
+    ring_again_after: timedelta
+    default_agent: str = field(default="agent")
+
+    async def spawn(
+        self,
+        ids: Sequence[str],
+        specs: Sequence[TaskSpec],
+        config: ColonyConfig,
+        options: SpawnOptions,
+        *,
+        batch: NewBatch | None = None,
+        parent: Parent | None = None,
+    ) -> list[str]:
+        """Accept one worker per spec, all or none, and ring. Returns the ids that count: those of the
+        first answer to the same idempotency key."""
+        workers = [self._new(w, spec, options) for w, spec in zip(ids, specs, strict=True)]
+        verdict, accepted = await self.store.accept(
+            workers,
+            ring_again_after=self.ring_again_after,
+            idempotency_key=options.idempotency_key,
+            idempotency_ttl=config.idempotency_ttl,
+            deadline=options.deadline,
+            not_before=options.not_before,
+            require_node=options.require_node,
+            batch=batch,
+            parent=parent,
+        )
+        if verdict is Accepted.NOW:
+            await self._ring(accepted, specs, batch.batch_id if batch else "")
+        return accepted
+
+    def _new(self, worker_id: str, spec: TaskSpec, options: SpawnOptions) -> NewWorker:
+        fields = new_record(
+            worker_id,
+            spec.task,
+            data=spec.data,
+            agent=spec.agent,
+            correlation_id=options.correlation_id,
+            stream_id=options.stream_id,
+            priority=options.priority,
+        )
+        return worker_id, fields
+
+    async def _ring(self, ids: Sequence[str], specs: Sequence[TaskSpec], batch: str) -> None:
+        rings = [
+            Ring(worker_id, spec.agent or self.default_agent, batch, index)
+            for index, (worker_id, spec) in enumerate(zip(ids, specs, strict=True))
+        ]
+        try:
+            await asyncio.to_thread(self.doorbells.ring, rings, chord_of=batch)
+        except StoreUnavailable as error:
+            log.warning(
+                "%d workers are accepted but were not announced; a node will find them: %s",
+                len(rings),
+                error,
+            )
+
+
+def new_batch(
+    batch_id: str, size: int, policy: str, first_n: int | None, on_complete: OnComplete | str | None
+) -> NewBatch:
+    """A batch's policy, checked. Raises `InvalidTask`."""
+    try:
+        kind = Policy(policy)
+    except ValueError as error:
+        known = ", ".join(Policy)
+        raise InvalidTask(f"policy: expected one of {known}, got {policy!r}") from error
+    if (kind is Policy.FIRST_N) != (first_n is not None):
+        raise InvalidTask("first_n goes with policy='first_n', and that policy needs it")
+    if first_n is not None and not 1 <= first_n <= size:
+        raise InvalidTask(f"first_n: expected 1 to {size} (the size of the batch), got {first_n}")
+    need = {Policy.ALL: size + 1, Policy.ANY: 1}.get(kind, first_n or 0)
+    if isinstance(on_complete, str):
+        on_complete = OnComplete(task=on_complete)
+    return NewBatch(batch_id, kind, need, on_complete.model_dump_json() if on_complete else "")

@@ -1,0 +1,43 @@
+-- Join a batch: once, and only when all its members are in or its policy is met. Any number may try.
+-- The consolidated result is ids, statuses and counts, in input order; reports are read in pages.
+-- ARGV: batch, ring_again_ms
+-- Returns: {'joined', {ring of the parent that it wakes}} the first time, {'done'} after that, {'open', in, size}
+--          while members are missing, {'unknown'}
+local batch = ARGV[1]
+local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good', 'parent', 'on_complete', 'policy', 'correlation')
+if not b[1] then redis.call('ZREM', K.joins, batch) return {'unknown'} end
+if b[1] ~= 'OPEN' then redis.call('ZREM', K.joins, batch) return {'done'} end
+local size, inside = tonumber(b[2]), redis.call('SCARD', K.arrived(batch))
+if inside < size and tonumber(b[4] or '0') < tonumber(b[3]) then return {'open', inside, size} end
+
+local counts, members, rest = {}, {}, false
+for i, wid in ipairs(redis.call('LRANGE', K.members(batch), 0, -1)) do
+  local status = redis.call('HGET', K.worker(wid), 'status')
+  if not status then status, rest = 'stopped', true end   -- the policy is met without it: it is stopped now
+  counts[status] = (counts[status] or 0) + 1
+  members[i] = '["' .. wid .. '","' .. status .. '"]'
+end
+local result = '{"batch_id":' .. quote(batch) .. ',"size":' .. int(size) .. ',"policy":' .. quote(b[7])
+  .. ',"counts":' .. cjson.encode(counts) .. ',"joined_at":' .. int(now)
+  .. ',"correlation_id":' .. text_or_null(b[8]) .. '}'
+redis.call('HSET', K.batch(batch), 'state', 'JOINED', 'joined', int(now), 'result', result,
+  'statuses', '[' .. table.concat(members, ',') .. ']')
+redis.call('ZREM', K.joins, batch)
+redis.call('ZREM', K.due, 'batch:' .. batch)
+if rest then redis.call('ZADD', K.due, now, 'rest:' .. batch) else redis.call('DEL', K.arrived(batch)) end
+count('joined')
+emit('batch_completed', nil, result)
+redis.call('PUBLISH', K.reports, result)
+if b[6] and b[6] ~= '' then
+  redis.call('HSET', K.notices, 'batch:' .. batch, '{"to":' .. b[6] .. ',"result":' .. result .. '}')
+  redis.call('ZADD', K.outbox, now, 'batch:' .. batch)
+end
+local rings = {}
+if b[5] and b[5] ~= '' then
+  local parent = read(b[5])
+  if parent.state == 'PARKED' and parent.waits_batch == batch then
+    make_pending(b[5], parent, ARGV[2])
+    add_ring(rings, b[5], parent)
+  end
+end
+return {'joined', rings}
