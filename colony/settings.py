@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         timedelta(seconds=2),
         description="How long a running worker that was told to stop may take before the store ends it.",
     )
+    drain_grace: Duration = Field(
+        timedelta(seconds=20),
+        ge=timedelta(0),
+        description="How long a node that was told to end (SIGTERM) lets its workers end by themselves; then "
+        "it hands them over at their last checkpoint. Give an orchestrator 10 s more. Asyncio pool only.",
+    )
     tool_threads: int = Field(
         64, ge=1, description="Threads of a node for synchronous tools (hung ones are replaced)."
     )

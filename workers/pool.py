@@ -32,6 +32,7 @@ Plain tasks have no time limits and cannot be terminated, like those of Celery's
 """
 
 import itertools
+import math
 import logging
 import time
 from collections import deque
@@ -234,8 +235,11 @@ class AsyncioPool(BasePool):  # type: ignore[misc]
             self._loop.call_soon_threadsafe(self._coroutines.cut, job, reason)
 
     def on_stop(self) -> None:
-        """Warm: wait for every job, the queued ones too. Cold, also if that comes later: cut."""
-        while self._jobs and not _cold():
+        """Warm: wait for every job, the queued ones too, as long as `colony_drain_grace_seconds` (for
+        ever where it is not set). After that, and in a cold shutdown: cut."""
+        grace = self.app.conf.get("colony_drain_grace_seconds", math.inf)
+        deadline = time.monotonic() + grace
+        while self._jobs and not _cold() and time.monotonic() < deadline:
             time.sleep(0.02)
         self.on_terminate()
 

@@ -65,8 +65,8 @@ def worker(
 ) -> None:
     """Start a node: a process that runs the colony's workers, until Ctrl-C or SIGTERM.
 
-    When it is told to end it takes nothing new and lets what runs end. Start as many as you
-    like, on as many hosts as reach the Redis.
+    When it is told to end it takes nothing new, lets what runs end for COLONY_DRAIN_GRACE (20 s),
+    and hands over the rest. Start as many as you like, on as many hosts as reach the Redis.
     """
     settings_of(redis_url, broker_url)
     os.environ.update(_environment(redis_url, broker_url))
