@@ -7,7 +7,7 @@ checks what the model sends against both before the function runs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, get_type_hints
@@ -111,8 +111,12 @@ def make_tool(
     timeout: timedelta = timedelta(seconds=60),
     requires_approval: bool = False,
     builtin: bool = False,
+    bound: Collection[str] = (),
 ) -> Tool:
-    """Make a `Tool` of a function; refuses what could only fail later, at a model's hands."""
+    """Make a `Tool` of a function; refuses what could only fail later, at a model's hands.
+
+    `builtin` tools may have a name that is Colony's own; `bound` parameters are not the model's.
+    """
     tool_name = name or function.__name__
     if requires_approval:
         raise DefinitionError(
@@ -124,7 +128,7 @@ def make_tool(
     if timeout <= timedelta(0):
         raise DefinitionError(f"tool {tool_name!r}: timeout must be positive, got {timeout}")
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
-    context_parameter, arguments = _arguments_of(function, tool_name, doc)
+    context_parameter, arguments = _arguments_of(function, tool_name, doc, bound)
     return Tool(
         name=tool_name,
         description="\n\n".join(t for t in (doc.short_description, doc.long_description) if t),
@@ -139,7 +143,10 @@ def make_tool(
 
 
 def _arguments_of(
-    function: Callable[..., Any], tool_name: str, doc: docstring_parser.Docstring
+    function: Callable[..., Any],
+    tool_name: str,
+    doc: docstring_parser.Docstring,
+    bound: Collection[str],
 ) -> tuple[str | None, type[BaseModel]]:
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -152,6 +159,8 @@ def _arguments_of(
     context_parameter: str | None = None
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in bound:
+            continue
         hint = hints.get(parameter.name, Any)
         if hint is ToolContext:
             context_parameter = parameter.name

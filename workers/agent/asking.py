@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any, cast
 
+from pydantic import BaseModel
 from pydantic_ai.messages import InstructionPart, ModelMessage, ModelResponse
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
@@ -56,17 +57,19 @@ class NoReply:
 
 
 @lru_cache(maxsize=4096)
-def _definition_of(tool: Tool) -> ToolDefinition:
-    return ToolDefinition(
-        name=tool.name, description=tool.description, parameters_json_schema=tool.schema
-    )
+def _definition_of(name: str, description: str, arguments: type[BaseModel]) -> ToolDefinition:
+    schema = arguments.model_json_schema()
+    return ToolDefinition(name=name, description=description, parameters_json_schema=schema)
 
 
 def request_parameters(
     tools: Mapping[str, Tool], instructions: str | None
 ) -> ModelRequestParameters:
     """What goes with every question of a run: its tools and its system prompt. Made once a run."""
-    offered = [*(_definition_of(tool) for tool in tools.values()), REPORT_DEFINITION]
+    offered = [
+        *(_definition_of(t.name, t.description, t.arguments) for t in tools.values()),
+        REPORT_DEFINITION,
+    ]
     return ModelRequestParameters(
         function_tools=offered,
         instruction_parts=[InstructionPart(instructions)] if instructions else [],

@@ -8,7 +8,9 @@ reports. A crash anywhere in between repeats the call, never a child.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -42,39 +44,44 @@ class ParallelTask(BaseModel):
     agent: str | None = Field(None, description="which kind of agent; leave out for the default")
 
 
+async def run_parallel_workers(
+    offspring: Offspring,
+    tasks: list[ParallelTask],
+    ctx: ToolContext,
+    timeout_seconds: float | None = None,
+) -> dict[str, JsonValue]:
+    """Run tasks in parallel, each by a worker of its own, and wait for all their reports.
+
+    Args:
+        tasks: 1 to 64 tasks.
+        timeout_seconds: after so long, workers that have not ended are stopped (status timeout).
+    """
+    problem = _problem(tasks, timeout_seconds)
+    if problem:
+        raise ValueError(problem)
+    specs = [TaskSpec(task=t.task, data=t.data, agent=t.agent) for t in tasks]
+    timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
+    batch_id = await offspring.spawn(ctx.tool_call_id, specs, timeout)
+    reports = await offspring.reports(batch_id)
+    if reports is None:
+        raise ParkForChildren(batch_id)
+    dumped: list[JsonValue] = [r.model_dump(mode="json", exclude_none=True) for r in reports]
+    return {"worker_count": len(reports), "reports": dumped}
+
+
+_TOOL = make_tool(
+    run_parallel_workers,
+    name=RUN_PARALLEL_WORKERS,
+    idempotent=True,
+    timeout=timedelta(minutes=5),
+    builtin=True,
+    bound=("offspring",),
+)
+
+
 def spawning_tool(offspring: Offspring) -> Tool:
-    """The tool, for one run."""
-
-    async def run_parallel_workers(
-        tasks: list[ParallelTask], ctx: ToolContext, timeout_seconds: float | None = None
-    ) -> dict[str, JsonValue]:
-        """Run tasks in parallel, each by a worker of its own, and wait for all their reports.
-
-        Args:
-            tasks: 1 to 64 tasks.
-            timeout_seconds: after so long, workers that have not ended are stopped (status timeout).
-        """
-        problem = _problem(tasks, timeout_seconds)
-        if problem:
-            raise ValueError(problem)
-        specs = [TaskSpec(task=t.task, data=t.data, agent=t.agent) for t in tasks]
-        timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
-        batch_id = await offspring.spawn(ctx.tool_call_id, specs, timeout)
-        reports = await offspring.reports(batch_id)
-        if reports is None:
-            raise ParkForChildren(batch_id)
-        dumped: list[JsonValue] = [
-            report.model_dump(mode="json", exclude_none=True) for report in reports
-        ]
-        return {"worker_count": len(reports), "reports": dumped}
-
-    return make_tool(
-        run_parallel_workers,
-        name=RUN_PARALLEL_WORKERS,
-        idempotent=True,
-        timeout=timedelta(minutes=5),
-        builtin=True,
-    )
+    """The tool for one run: schema and description are made once, for all of them."""
+    return replace(_TOOL, function=partial(run_parallel_workers, offspring))
 
 
 def _problem(tasks: Sequence[ParallelTask], timeout_seconds: float | None) -> str | None:
