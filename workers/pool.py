@@ -32,8 +32,8 @@ Plain tasks have no time limits and cannot be terminated, like those of Celery's
 """
 
 import itertools
-import math
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
