@@ -212,6 +212,7 @@ class WorkerRecord(Model):
     ended_at: datetime | None = None
     not_before: datetime | None = None
     deadline: datetime | None = None
+    soft_deadline: datetime | None = None
     waits_for: str | None = None
     stopping: str | None = None
     node: str | None = None

@@ -112,19 +112,28 @@ class ColonyRuntime:
         idempotency_key: str | None = None,
         stream_id: str | None = None,
         require_node: bool = False,
+        soft_deadline: timedelta | None = None,
     ) -> list[str]:
         """Accept `count` workers for a task and return their ids; they run when a node has a slot.
 
         When this returns, the workers are kept: a node that dies, or a lost message, delays them.
         The same `idempotency_key` within `idempotency_ttl` returns the first answer and accepts
-        nothing. `deadline` ends a worker that has not ended by then with status timeout;
+        nothing. `deadline` ends a worker that has not ended by then with status timeout; after
+        `soft_deadline` the model is told, in its next turn, to come to an end;
         `not_before` lets it wait without a slot. `priority` is kept with the worker. `require_node`
         refuses with `NoNodes` when nobody is alive. Raises `InvalidTask` or a `SpawnRefused`.
         """
         limits, config = await self._limits()
         specs = check_task(task, data, agent, count, limits)
         options = SpawnOptions(
-            correlation_id, deadline, not_before, priority, idempotency_key, stream_id, require_node
+            correlation_id,
+            deadline,
+            not_before,
+            priority,
+            idempotency_key,
+            stream_id,
+            require_node,
+            soft_deadline,
         )
         return await self._spawner().spawn([new_worker_id() for _ in specs], specs, config, options)
 
@@ -142,6 +151,7 @@ class ColonyRuntime:
         idempotency_key: str | None = None,
         stream_id: str | None = None,
         require_node: bool = False,
+        soft_deadline: timedelta | None = None,
     ) -> Batch:
         """Accept one worker per task, all of them or none; ids in the order of the tasks.
 
@@ -155,7 +165,14 @@ class ColonyRuntime:
         specs = check_tasks(tasks, limits)
         batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
         options = SpawnOptions(
-            correlation_id, deadline, not_before, priority, idempotency_key, stream_id, require_node
+            correlation_id,
+            deadline,
+            not_before,
+            priority,
+            idempotency_key,
+            stream_id,
+            require_node,
+            soft_deadline,
         )
         ids = [new_worker_id() for _ in specs]
         accepted = await self._spawner().spawn(ids, specs, config, options, batch=batch)
@@ -299,6 +316,15 @@ class ColonyRuntime:
     async def get_batch(self, batch_id: str) -> BatchRecord | None:
         """A batch: how many are in, and its result once it is joined; None when it is unknown."""
         return await self._store.batch(batch_id)
+
+    async def get_batch_members(
+        self, batch_id: str, start: int = 0, count: int = MAX_WORKERS
+    ) -> list[str]:
+        """The ids of a batch's workers, in input order. Raises `UnknownBatch`."""
+        ids = await self._store.members(batch_id, start, count)
+        if not ids:
+            await self._must_get_batch(batch_id)
+        return ids
 
     async def get_batch_reports(
         self, batch_id: str, start: int = 0, count: int = 100

@@ -48,6 +48,7 @@ class SpawnOptions:
     idempotency_key: str | None = None
     stream_id: str | None = None
     require_node: bool = False
+    soft_deadline: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Spawner:
             correlation_id=options.correlation_id,
             stream_id=options.stream_id,
             priority=options.priority,
+            soft_deadline=options.soft_deadline,
         )
         return worker_id, fields
 

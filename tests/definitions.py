@@ -59,6 +59,7 @@ SCRIPTS: dict[str, list[ScriptItem]] = {
     "sleep": [Call("sleep", {"seconds": 60.0}), report("success", "Slept.")],
     "nap": [Call("sleep", {"seconds": 1.0}), report("success", "Napped.")],
     "doze": [Call("sleep", {"seconds": 3.0}), report("success", "Dozed.")],
+    "hurry": [Call("sleep", {"seconds": 1.0}), lambda messages, _: _hurried(messages)],
     "park": [Call("park", {"seconds": 1.0}), report("success", "Woke up.")],
     "file-and-linger": [
         [report("success", "Filed.", {"rows": 1}), Call("sleep", {"seconds": 60.0})],
@@ -82,6 +83,12 @@ SCRIPTS: dict[str, list[ScriptItem]] = {
         report("success", "Long.", {"turns": 9}),
     ],
 }
+
+
+def _hurried(messages: list[ModelMessage]) -> Item:
+    """Report, and whether the soft deadline has been told."""
+    told = "[SOFT DEADLINE]" in str(messages)
+    return report("partial" if told else "success", "Hurried.", {"told": told})
 
 
 def _last_result(messages: list[ModelMessage]) -> JsonValue:

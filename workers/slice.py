@@ -123,6 +123,7 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             journal=StoreJournal(host.store, claim, running),
             threads=host.threads,
             remaining=_countdown(claim.remaining),
+            soft_remaining=_countdown(claim.soft_remaining),
             max_tool_result_bytes=colony.config.max_tool_result_bytes,
             max_report_bytes=colony.config.max_report_bytes,
         )

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import JsonValue
@@ -51,6 +51,7 @@ def new_record(
     correlation_id: str | None,
     stream_id: str | None,
     priority: int,
+    soft_deadline: timedelta | None = None,
 ) -> dict[str, str]:
     """The fields of a worker as its producer knows them; the accepting script adds the rest."""
     fields = {
@@ -63,6 +64,8 @@ def new_record(
     }
     if agent is not None:
         fields["agent"] = agent
+    if soft_deadline is not None:
+        fields["soft_ms"] = str(int(soft_deadline.total_seconds() * 1000))
     if correlation_id is not None:
         fields["correlation"] = correlation_id
     return fields
@@ -94,6 +97,7 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "ended_at": _moment(raw, "ended"),
             "not_before": _moment(raw, "not_before"),
             "deadline": _moment(raw, "deadline"),
+            "soft_deadline": _soft_deadline(raw),
             "waits_for": raw.get("waits_for") or ("slot" if raw["state"] == "PENDING" else None),
             "stopping": raw.get("stop_status"),
             "node": raw.get("node"),
@@ -149,6 +153,12 @@ def to_node(node: str, raw: Mapping[str, str], lease_seconds: float, running: in
 def _moment(raw: Mapping[str, str], field: str) -> datetime | None:
     value = raw.get(field)
     return None if value is None else from_ms(value)
+
+
+def _soft_deadline(raw: Mapping[str, str]) -> datetime | None:
+    """Counted from the acceptance, by Redis' clock."""
+    after = raw.get("soft_ms")
+    return None if after is None else from_ms(int(raw["created"]) + int(after))
 
 
 def _attempts(lines: str) -> tuple[Attempt, ...]:

@@ -67,6 +67,7 @@ class Claim:
     parts: list[Part]
     token: str
     remaining: timedelta | None
+    soft_remaining: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,8 @@ class WorkerTransitions(StoreBase):
             return REFUSALS.get(reason, reason)
         _, raw, parts, now = reply
         record = to_record(self.colony_id, worker_id, pairs(raw))
-        remaining = (
-            None
-            if record.deadline is None
-            else timedelta(milliseconds=to_ms(record.deadline) - int(now))
-        )
-        return Claim(record, load_parts(parts), token, remaining)
+        left, soft_left = _until(record.deadline, now), _until(record.soft_deadline, now)
+        return Claim(record, load_parts(parts), token, left, soft_left)
 
     async def checkpoint(
         self, worker_id: str, token: str, step: Step, *, after: int
@@ -274,6 +271,10 @@ class WorkerTransitions(StoreBase):
     ) -> Stopped:
         """Stop one that waits at once; tell one that runs, and end it after `grace` (0: at once, too)."""
         return Stopped(await self.run("stop", worker_id, status.value, reason, millis(grace)))
+
+
+def _until(moment: datetime | None, now_ms: str | int) -> timedelta | None:
+    return None if moment is None else timedelta(milliseconds=to_ms(moment) - int(now_ms))
 
 
 def rings(flat: Iterable[str]) -> list[Ring]:

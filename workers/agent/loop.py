@@ -34,6 +34,10 @@ from workers.agent.run import AgentRun
 from workers.agent.tool_calls import PlannedCall, opened_by, plan_calls, run_calls
 from workers.agent.transcript import Transcript
 
+SOFT_DEADLINE = (
+    "[SOFT DEADLINE] Your time is nearly up. Start nothing new: call report_to_parent now with what you "
+    "have, status partial if it is not all."
+)
 GO_ON = "Your answer was cut off. Go on where it ended, or end by calling report_to_parent."
 NO_OUTPUT = "Your answer was empty. Go on with your task, or end by calling report_to_parent."
 
@@ -74,6 +78,7 @@ async def _turn(
     run: AgentRun, transcript: Transcript, parameters: ModelRequestParameters
 ) -> Outcome | None:
     """One question to the model, its answer written, then acted on."""
+    _warn_of_deadline(run, transcript)
     reply = await ask(run, transcript, parameters)
     transcript.requests += reply.tries
     if isinstance(reply, NoReply):
@@ -89,6 +94,25 @@ async def _turn(
         answer_step(turn, answer, parts, [*reply.retries, *started], filed, reply.tries)
     )
     return await _act(run, transcript, answer, filed, groups)
+
+
+def _warn_of_deadline(run: AgentRun, transcript: Transcript) -> None:
+    """Past its soft deadline a worker is told so, once, in its next turn."""
+    left = run.soft_remaining()
+    if left is None or left.total_seconds() > 0 or _was_said(transcript, SOFT_DEADLINE):
+        return
+    hard = run.seconds_left()
+    rest = "" if hard is None else f" You are cut off in {hard:.0f} seconds."
+    transcript.add_request(_request_of(UserPromptPart(SOFT_DEADLINE + rest)))
+
+
+def _was_said(transcript: Transcript, words: str) -> bool:
+    return any(
+        isinstance(part, UserPromptPart) and str(part.content).startswith(words)
+        for message in transcript.messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+    )
 
 
 async def _act(

@@ -22,7 +22,8 @@ class AgentRun:
     """All that `run_agent` needs.
 
     `parts` is the worker's conversation so far, as stored. `remaining` is the time to the worker's
-    deadline: None without one, zero or less once it has passed. `sleep` is how a retry waits.
+    deadline: None without one, zero or less once it has passed; `soft_remaining` likewise for the
+    soft deadline. `sleep` is how a retry waits.
     """
 
     colony_id: str
@@ -37,6 +38,7 @@ class AgentRun:
     remaining: Callable[[], timedelta | None]
     max_tool_result_bytes: int
     max_report_bytes: int
+    soft_remaining: Callable[[], timedelta | None] = lambda: None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def seconds_left(self) -> float | None:

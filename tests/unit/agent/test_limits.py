@@ -111,3 +111,17 @@ async def test_questions_are_counted_and_limited(agent: Harness) -> None:
     failing = await agent.reported([HttpError(503)] * 9, max_requests=2)
     assert failing.status is ReportStatus.FAILED
     assert "request limit (2) reached" in str(failing.error)
+
+
+async def test_a_soft_deadline_is_told_once_in_the_next_turn(agent: Harness) -> None:
+    """Scenario 22: past its soft deadline the model is told to come to an end, once."""
+    script = [Call("look"), Call("look"), report("partial", "Enough.")]
+    outcome = await agent.reported(script, look, soft_remaining=countdown(0))
+    assert outcome.status is PARTIAL
+    warnings = [str(messages).count("[SOFT DEADLINE]") for messages in agent.seen]
+    assert warnings == [1, 1, 1]
+
+
+async def test_before_its_soft_deadline_nothing_is_said(agent: Harness) -> None:
+    await agent.reported([report("success", "Done.")], soft_remaining=countdown(60))
+    assert "[SOFT DEADLINE]" not in str(agent.seen)
