@@ -96,6 +96,7 @@ class ColonyClient:
     list_nodes = _blocking(ColonyRuntime.list_nodes)
     list_rejected = _blocking(ColonyRuntime.list_rejected)
     queue_depth = _blocking(ColonyRuntime.queue_depth)
+    set_limit = _blocking(ColonyRuntime.set_limit)
     pause_intake = _blocking(ColonyRuntime.pause_intake)
     resume_intake = _blocking(ColonyRuntime.resume_intake)
 

@@ -55,6 +55,14 @@ class ColonyConfig(BaseSettings):
         ge=0,
         description="How often a worker may be rescued from a dead node before it is failed.",
     )
+    max_concurrent_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Workers of the colony at once; more line up. None: the nodes' slots.",
+    )
+    max_concurrent_per_key: int | None = Field(
+        None, ge=1, description="Workers with one concurrency_key at once."
+    )
     max_depth: int = Field(
         3, ge=1, description="Levels of a tree of workers; at the deepest, nobody spawns."
     )
@@ -93,8 +101,9 @@ class AgentSpec:
     `tools` names the tools this agent is offered; None offers all of the colony's.
     Limits end the worker with status partial and what there is: `max_turns` model answers,
     `max_requests` questions to the model, those that failed and were asked again too, `max_tokens`
-    in all answers together. `model_settings` are pydantic-ai's (temperature, …).
-    `spawns`: it is offered ``run_parallel_workers``, to hand tasks to workers of its own.
+    in all answers together. `max_concurrent`: workers of this agent at once; more line up. `spawns`:
+    it is offered ``run_parallel_workers``, to hand tasks to workers of its own. `model_settings` are
+    pydantic-ai's (temperature, …).
     """
 
     model: str | Model
@@ -107,6 +116,7 @@ class AgentSpec:
     stream: bool = False
     spawns: bool = False
     max_turns: int = 50
+    max_concurrent: int | None = None
     max_requests: int | None = None
     max_tokens: int | None = None
     max_retries: int = 5
@@ -241,7 +251,7 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _check_limits(colony: str, spec: AgentSpec) -> None:
-    for limit in ("max_turns", "max_requests", "max_tokens", "max_retries"):
+    for limit in ("max_turns", "max_concurrent", "max_requests", "max_tokens", "max_retries"):
         value = getattr(spec, limit)
         least = 0 if limit == "max_retries" else 1
         if value is not None and value < least:

@@ -113,6 +113,7 @@ class ColonyRuntime:
         stream_id: str | None = None,
         require_node: bool = False,
         soft_deadline: timedelta | None = None,
+        concurrency_key: str | None = None,
     ) -> list[str]:
         """Accept `count` workers for a task and return their ids; they run when a node has a slot.
 
@@ -120,8 +121,11 @@ class ColonyRuntime:
         The same `idempotency_key` within `idempotency_ttl` returns the first answer and accepts
         nothing. `deadline` ends a worker that has not ended by then with status timeout; after
         `soft_deadline` the model is told, in its next turn, to come to an end;
-        `not_before` lets it wait without a slot. `priority` is kept with the worker. `require_node`
-        refuses with `NoNodes` when nobody is alive. Raises `InvalidTask` or a `SpawnRefused`.
+        `not_before` lets it wait without a slot. Where caps
+        apply (`max_concurrent_workers`, an agent's `max_concurrent`, `max_concurrent_per_key` of one
+        `concurrency_key`), those over them line up first-in first-out; a point of `priority` is worth
+        a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive. Raises
+        `InvalidTask` or a `SpawnRefused`.
         """
         limits, config = await self._limits()
         specs = check_task(task, data, agent, count, limits)
@@ -134,6 +138,7 @@ class ColonyRuntime:
             stream_id,
             require_node,
             soft_deadline,
+            concurrency_key,
         )
         return await self._spawner().spawn([new_worker_id() for _ in specs], specs, config, options)
 
@@ -152,6 +157,7 @@ class ColonyRuntime:
         stream_id: str | None = None,
         require_node: bool = False,
         soft_deadline: timedelta | None = None,
+        concurrency_key: str | None = None,
     ) -> Batch:
         """Accept one worker per task, all of them or none; ids in the order of the tasks.
 
@@ -173,6 +179,7 @@ class ColonyRuntime:
             stream_id,
             require_node,
             soft_deadline,
+            concurrency_key,
         )
         ids = [new_worker_id() for _ in specs]
         accepted = await self._spawner().spawn(ids, specs, config, options, batch=batch)
@@ -255,12 +262,8 @@ class ColonyRuntime:
         waiting = self._wait()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        if (
-            isinstance(ids, Batch)
-            and timeout > 0
-            and await waiting.ended(ids.id, timeout) is not True
-        ):
-            until = loop.time()  # joined: every report is there, or its worker is being stopped
+        if isinstance(ids, Batch) and timeout > 0:
+            await waiting.ended(ids.id, timeout)  # then each report is there, or about to come
         found = await asyncio.gather(*(waiting.ended(w, until - loop.time()) for w in ids))
         late = [w for w, report in zip(ids, found, strict=True) if report is True]
         if late and stop_on_timeout:
@@ -404,6 +407,20 @@ class ColonyRuntime:
         now = f"{face.get('generation', 1)}-{face.get('events', 0)}"
         events = self.events(types=types, stream_id=stream_id, worker_id=worker_id, after=now)
         return Subscription(events, handler)
+
+    async def set_limit(self, name: str, most: int | None) -> None:
+        """Set a cap while the fleet runs: ``max_concurrent_workers``, ``max_concurrent_per_key``, or
+        ``agent:<name>``; None gives it back to the definition. Raises `UnknownColony`, `InvalidTask`."""
+        known = {"max_concurrent_workers": "colony", "max_concurrent_per_key": "key"}
+        cap = known.get(name, name)
+        if cap not in known.values() and not cap.startswith("agent:"):
+            raise InvalidTask(f"limit {name!r} is unknown: {', '.join(known)} or agent:<name>")
+        if most is not None and most < 1:
+            raise InvalidTask(
+                f"limit {name}: expected at least 1, got {most}; pause_intake stops new work"
+            )
+        if not await self._store.set_limit(cap, most):
+            raise _unknown_colony(self.colony_id)
 
     async def pause_intake(self) -> None:
         """Refuse new work (`IntakePaused`) until `resume_intake`; what was accepted runs on."""

@@ -49,6 +49,7 @@ class SpawnOptions:
     stream_id: str | None = None
     require_node: bool = False
     soft_deadline: timedelta | None = None
+    concurrency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Spawner:
             stream_id=options.stream_id,
             priority=options.priority,
             soft_deadline=options.soft_deadline,
+            concurrency_key=options.concurrency_key,
         )
         return worker_id, fields
 

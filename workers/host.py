@@ -47,6 +47,8 @@ class Host:
 
     async def ring(self, rings: Sequence[Ring]) -> None:
         """Ring doorbells, off the loop; those that cannot be sent are rung again by a janitor."""
+        if not rings:
+            return
         try:
             await asyncio.to_thread(self.context.doorbells().ring, rings)
         except StoreUnavailable as error:
@@ -56,8 +58,7 @@ class Host:
         """Join a batch if all it needs is in, ring for its parent, and send its notice."""
         after = self.context.settings.ring_again_after
         rings = await self.store.join(batch_id, ring_again_after=after)
-        if rings:
-            await self.ring(rings)
+        await self.ring(rings)
 
     def model_of(self, spec: AgentSpec) -> Model:
         """The agent's model, made once per process. Raises `ModelError`."""

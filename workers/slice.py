@@ -20,7 +20,7 @@ from colony.conversation import Filed
 from colony.definition import AgentSpec
 from colony.errors import ModelError, StaleToken
 from colony.models import ReportStatus, WorkerState
-from colony.store import Claim, Refusal, Ring
+from colony.store import Claim, Refusal
 from colony.tools import Tool
 from workers.agent.loop import run_agent
 from workers.agent.outcome import Outcome, Parked, Reported, Waiting
@@ -150,9 +150,10 @@ async def _release(host: Host, running: Running, outcome: Outcome) -> bool:
 
 async def _settle(host: Host, running: Running, filed: Filed) -> None:
     """The end; the last member of a batch joins it, and rings for the parent that wakes."""
-    batch = await host.store.settle(running.worker_id, running.token, filed)
-    if batch:
-        await host.join(batch)
+    settled = await host.store.settle(running.worker_id, running.token, filed)
+    if settled.joinable:
+        await host.join(settled.joinable)
+    await host.ring(settled.rings)
 
 
 async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool:
@@ -163,8 +164,7 @@ async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool
     )
     if isinstance(parked, ReportStatus):
         return await _give_back(host, running, f"told to stop: {parked}")
-    if isinstance(parked, Ring):
-        await host.ring([parked])
+    await host.ring(parked.rings)
     return False
 
 

@@ -131,6 +131,11 @@ class FleetKeeping(StoreBase):
         }
         await self.link.call("PUBLISH", self.keys("live"), to_json(event).decode())
 
+    async def set_limit(self, name: str, most: int | None) -> bool:
+        """Set a cap (None: the definition's again). False when the colony is unknown."""
+        reply = await self.run("set_limit", name, "" if most is None else most)
+        return bool(reply == "ok")
+
     async def set_intake(self, *, paused: bool) -> bool:
         """Close or open the intake. False when the colony is unknown."""
         return bool(await self.run("set_intake", int(paused)) == "ok")

@@ -21,6 +21,8 @@ staged:<batch>     list    ids staged for one large accept                      
 batch:<id>         hash    the record of a batch                                 until its last member
 members:<id>       list    its workers, in order                                 goes by retention
 arrived:<id>       set     those of them that have ended, by name                until it is joined
+capacity           zset    PARKED (capacity) worker → its turn (ms)              until admitted
+active             hash    agent:<name> | key:<key> → how many are active        while there are any
 joins              zset    batch → since when (ms) it waits to be joined         until it is joined
 children:<id>      set     the workers that a worker has spawned                 with its record
 outbox             zset    notice → when it is to be sent (again) (ms)           until it is sent
@@ -46,6 +48,8 @@ PLAIN = (
     "due",
     "idem",
     "idem_ids",
+    "capacity",
+    "active",
     "joins",
     "outbox",
     "notices",

@@ -52,6 +52,7 @@ def new_record(
     stream_id: str | None,
     priority: int,
     soft_deadline: timedelta | None = None,
+    concurrency_key: str | None = None,
 ) -> dict[str, str]:
     """The fields of a worker as its producer knows them; the accepting script adds the rest."""
     fields = {
@@ -64,6 +65,8 @@ def new_record(
     }
     if agent is not None:
         fields["agent"] = agent
+    if concurrency_key is not None:
+        fields["ckey"] = concurrency_key
     if soft_deadline is not None:
         fields["soft_ms"] = str(int(soft_deadline.total_seconds() * 1000))
     if correlation_id is not None:

@@ -106,6 +106,22 @@ class Parent:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settle leaves to do: a batch to join ("" for none), doorbells to ring."""
+
+    joinable: str
+    rings: list[Ring]
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """What a park leaves to do. `again`: what it waits for is there, it is PENDING again."""
+
+    rings: list[Ring]
+    again: bool = False
+
+
 class WorkerTransitions(StoreBase):
     """accept → claim → checkpoint … → settle, and the ways out and back: park, wake, give back, stop."""
 
@@ -208,25 +224,26 @@ class WorkerTransitions(StoreBase):
                     f"worker {worker_id} is no longer run by this claim: its checkpoint was refused"
                 )
 
-    async def settle(self, worker_id: str, token: str, outcome: Filed) -> str:
+    async def settle(self, worker_id: str, token: str, outcome: Filed) -> Settled:
         """End the worker with this report (or the one it filed before). Raises `StaleToken`.
 
-        Returns the batch whose last missing member it was, or "": the caller joins it.
+        The caller joins the batch whose last missing member it was, and rings for those who found a
+        place by it.
         """
         reply = await self.run("settle", worker_id, token, *_filed(outcome))
         if reply[0] == "stale":
             raise StaleToken(
                 f"worker {worker_id} is no longer run by this claim: its report was refused"
             )
-        return str(reply[1])
+        return Settled(str(reply[1]), rings(reply[2]))
 
     async def park(
         self, worker_id: str, token: str, waits_for: timedelta | str, *, ring_again_after: timedelta
-    ) -> Ring | ReportStatus | None:
+    ) -> Parked | ReportStatus:
         """Let it wait without a slot, for a time or for the batch of that id.
 
-        Returns a ring when the batch is joined already (the worker is PENDING again), or the status
-        it must stop with instead. Raises `StaleToken`.
+        Returns whom to ring for (itself, when the batch is joined already and it is PENDING again; those
+        who found a place by it), or the status it must stop with instead. Raises `StaleToken`.
         """
         if isinstance(waits_for, timedelta):
             reason, until = "time", str(millis(waits_for))
@@ -234,10 +251,10 @@ class WorkerTransitions(StoreBase):
             reason, until = "children", waits_for
         reply = await self.run("park", worker_id, token, reason, until, millis(ring_again_after))
         match reply:
-            case ["parked"]:
-                return None
+            case ["parked", flat]:
+                return Parked(rings(flat))
             case ["ready", flat]:
-                return rings(flat)[0]
+                return Parked(rings(flat), again=True)
             case ["told", status]:
                 return ReportStatus(status)
             case _:

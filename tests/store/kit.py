@@ -19,15 +19,27 @@ from colony.models import TERMINAL, ReportStatus, WorkerState
 from colony.store import Claim, Link, Store
 from colony.store.records import new_record, new_worker_id
 from colony.store.workers import NewWorker
+from tests.store.batch_keys import check_batches
 
 VERSION = "1"
 SOON = timedelta(seconds=2)
 LEASE = timedelta(minutes=5)
 NOW = timedelta(0)
 
-HASHES = ("meta", "idem_ids", "worker", "node", "held", "batch", "notices")
+HASHES = ("meta", "idem_ids", "worker", "node", "held", "batch", "notices", "active")
 LISTS = ("parts", "staged", "rejected", "members")
-ZSETS = ("ended", "nodes", "doorbells", "due", "idem", "waited", "state", "joins", "outbox")
+ZSETS = (
+    "ended",
+    "nodes",
+    "doorbells",
+    "due",
+    "idem",
+    "waited",
+    "state",
+    "joins",
+    "outbox",
+    "capacity",
+)
 TYPES = {
     **dict.fromkeys(HASHES, "hash"),
     **dict.fromkeys(LISTS, "list"),
@@ -131,15 +143,16 @@ async def now_ms(store: Store) -> float:
     return int(seconds) * 1000 + int(micros) / 1000
 
 
+async def told(store: Store) -> list[dict[str, Any]]:
+    """The events in the log, in order."""
+    entries = await store.link.call("XRANGE", store.keys("events"), "-", "+")
+    return [json.loads(f["e"] if isinstance(f, dict) else f[1]) for _, f in entries]
+
+
 async def events_of(store: Store, worker_id: str | None = None) -> list[str]:
     """The types of the events in the log, in order."""
-    entries = await store.link.call("XRANGE", store.keys("events"), "-", "+")
-    told = []
-    for _, fields in entries:
-        event = json.loads(fields["e"] if isinstance(fields, dict) else fields[1])
-        if worker_id is None or event["worker_id"] == worker_id:
-            told.append(event["type"])
-    return told
+    events = await told(store)
+    return [e["type"] for e in events if worker_id is None or e["worker_id"] == worker_id]
 
 
 # -- the keys laid open -----------------------------------------------------------------------
@@ -192,6 +205,13 @@ def _ask(pipeline: Any, name: str, kind: str) -> None:
 def check_keys(url: str, store: Store) -> None:
     """Fail when a key is not on the map, or an index and a record disagree."""
     whole = dump(url, store)
+    with Redis.from_url(url) as client:
+        for name in check_whole(whole):
+            assert client.pttl(store.keys.prefix + name) > 0, f"{name} would stay for ever"
+
+
+def check_whole(whole: Dump) -> list[str]:
+    """The same for a dump; returns the keys that must have a time to live."""
     fleeting = []
     for name, content in whole.items():
         kind, _, of = name.partition(":")
@@ -200,14 +220,13 @@ def check_keys(url: str, store: Store) -> None:
         assert not isinstance(content, Exception), f"{name} is no {TYPES[kind]}: {content}"
         if kind == "staged" or (kind == "worker" and content.get("state") == "STAGED"):
             fleeting.append(name)
-    with Redis.from_url(url) as client:
-        for name in fleeting:
-            assert client.pttl(store.keys.prefix + name) > 0, f"{name} would stay for ever"
     records = {w: r for w, r in _of(whole, "worker").items() if r.get("state") != "STAGED"}
     states = _of(whole, "state")
     for worker_id, record in records.items():
         _check_record(worker_id, record, states, whole)
     _check_indexes(records, whole)
+    check_batches(records, whole)
+    return fleeting
 
 
 def _of(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -226,7 +245,11 @@ def _check_record(
         "in doorbells": (worker_id in whole.get("doorbells", {}), where == "PENDING"),
         "has a token": ("token" in record, where == "RUNNING"),
         "has a node": ("node" in record, where == "RUNNING"),
-        "wakes": (f"wake:{worker_id}" in due, where == "PARKED"),
+        "wakes": (f"wake:{worker_id}" in due, record.get("waits_for") == "time"),
+        "waits": (
+            record.get("waits_for") in ("time", "children"),
+            where == "PARKED",
+        ),
         "in ended": (worker_id in whole.get("ended", {}), where in TERMINAL),
         "has a report": ("report" in record, where in TERMINAL),
         "will be killed": (
@@ -247,7 +270,7 @@ def _check_record(
     if where in TERMINAL:
         report = json.loads(record["report"])
         assert ReportStatus(report["status"]).state == where
-        assert not {"stop_status", "waits_for", "filed_data"} & set(record)
+        assert not {"stop_status", "waits_for", "waits_batch", "filed_data"} & set(record)
 
 
 def _check_indexes(records: Mapping[str, Mapping[str, str]], whole: Mapping[str, Any]) -> None:
@@ -255,7 +278,10 @@ def _check_indexes(records: Mapping[str, Mapping[str, str]], whole: Mapping[str,
         assert where in set(WorkerState), f"there is no state {where}"
         assert set(members) <= set(records), f"{where} lists workers without a record"
     assert set(whole.get("doorbells", {})) <= set(records)
-    assert {item.split(":", 1)[1] for item in whole.get("due", {})} <= set(records)
+    batches = _of(whole, "batch")
+    for kind, _, of in (item.partition(":") for item in whole.get("due", {})):
+        known = batches if kind in ("batch", "rest") else records
+        assert of in known, f"{kind}:{of} is due, but {of} is gone"
     assert set(_of(whole, "parts")) <= set(records), "a conversation without its worker"
     for node, held in _of(whole, "held").items():
         assert node in whole.get("nodes", {}), f"{node} holds workers without a lease"

@@ -12,6 +12,7 @@ from colony.conversation import Filed
 from colony.errors import StaleToken
 from colony.models import ReportStatus, WorkerState
 from colony.store import Claim, Refusal, Ring, Store
+from colony.store.workers import Parked
 from tests.store.kit import (
     NOW,
     SOON,
@@ -222,7 +223,8 @@ async def test_user_json_is_never_touched(store: Store) -> None:
 async def test_park_ends_the_claim_and_wake_makes_it_pending(store: Store) -> None:
     """A parked worker has no owner and says what it waits for; the first to wake it rings."""
     worker_id = await running(store)
-    assert await store.park(worker_id, "t1", timedelta(hours=1), ring_again_after=SOON) is None
+    parked = await store.park(worker_id, "t1", timedelta(hours=1), ring_again_after=SOON)
+    assert parked == Parked([])
     record = await store.get(worker_id)
     assert record is not None
     assert (record.state, record.waits_for, record.node) == (WorkerState.PARKED, "time", None)

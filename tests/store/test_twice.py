@@ -125,6 +125,12 @@ async def park(store: Store) -> Request:
 
 
 @scene(TRANSITIONS)
+async def set_limit(store: Store) -> Request:
+    await one(store)
+    return lambda: store.set_limit("colony", 5)
+
+
+@scene(TRANSITIONS)
 async def notices(store: Store) -> Request:
     return lambda: store.notices(again_after=HOUR, cap=10)
 

@@ -65,7 +65,20 @@ class NodeContext:
             "max_pending": config.max_pending,
             "max_history": config.max_history,
             "max_resurrections": config.max_resurrections,
+            **self._caps(),
             "max_depth": config.max_depth,
             "max_descendants": config.max_descendants,
             "idempotency_max_keys": config.idempotency_max_keys,
         }
+
+    def _caps(self) -> dict[str, str | int]:
+        """The definition's caps, by the names of the store ("" for none)."""
+        config, agents = self.colony.config, self.colony.agents.values()
+        caps = {
+            "cap:colony": config.max_concurrent_workers,
+            "cap:key": config.max_concurrent_per_key,
+            **{f"cap:agent:{spec.name}": spec.max_concurrent for spec in agents},
+        }
+        capped = any(cap is not None for cap in caps.values())
+        named = {name: "" if cap is None else cap for name, cap in caps.items()}
+        return {**named, "definition_capped": int(capped)}

@@ -34,7 +34,7 @@ end
 -- The fields a transition needs to know; false where unset.
 local FIELDS = {'state', 'token', 'node', 'epoch', 'started', 'attempts', 'resurrections', 'stop_status', 'stop_reason',
   'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'tokens', 'cost', 'label', 'agent', 'deadline',
-  'batch', 'index', 'waits_batch'}
+  'batch', 'index', 'waits_batch', 'ckey', 'created', 'priority'}
 local function read(wid)
   local values = redis.call('HMGET', K.worker(wid), unpack(FIELDS))
   local rec = {}
@@ -42,8 +42,45 @@ local function read(wid)
   return rec
 end
 
+-- Admission. PENDING and RUNNING workers are active; caps bound how many are, in the colony, per agent and per
+-- concurrency key. Who is over a cap is parked (capacity) and admitted first-in first-out when a place is free; each
+-- point of priority is worth a minute of waiting, so it is honoured and starves nobody.
+local ACTIVE = {PENDING = true, RUNNING = true}
+local PRIORITY_MS, LOOK_AHEAD = 60000, 200
+local function is_capped() return redis.call('HGET', K.meta, 'capped') == '1' end
+local function cap_of(name)
+  local caps = redis.call('HMGET', K.meta, 'override:' .. name, 'cap:' .. name)
+  return tonumber(caps[1] or caps[2] or '')
+end
+local function below(name, count_of)
+  local cap = cap_of(name)
+  return not cap or count_of() < cap
+end
+local function has_place()
+  return below('colony', function()
+    return redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.state('RUNNING'))
+  end)
+end
+local function may_join(rec)
+  local function active(what) return function() return tonumber(redis.call('HGET', K.active, what) or '0') end end
+  return below('agent:' .. rec.agent, active('agent:' .. rec.agent))
+    and (not rec.ckey or below('key', active('key:' .. rec.ckey)))
+end
+local function count_active(rec, by)
+  for _, what in ipairs({'agent:' .. rec.agent, rec.ckey and 'key:' .. rec.ckey or nil}) do
+    if redis.call('HINCRBY', K.active, what, by) <= 0 then redis.call('HDEL', K.active, what) end
+  end
+end
+local function line_up(wid, rec)
+  redis.call('ZADD', K.capacity, tonumber(rec.created or now) - PRIORITY_MS * tonumber(rec.priority or '0'), wid)
+  redis.call('HSET', K.worker(wid), 'waits_for', 'capacity')
+end
+
 -- Move a worker to another state; every index follows.
 local function enter(wid, rec, state)
+  if ACTIVE[rec.state] and not ACTIVE[state] then count_active(rec, -1) end
+  if ACTIVE[state] and not ACTIVE[rec.state] then count_active(rec, 1) end
+  if rec.state == 'PARKED' then redis.call('ZREM', K.capacity, wid) end
   if rec.state then redis.call('ZREM', K.state(rec.state), wid) end
   redis.call('ZADD', K.state(state), now, wid)
   redis.call('HSET', K.worker(wid), 'state', state, 'since', int(now))
@@ -74,11 +111,33 @@ local function arrive(wid, batch, good)
   if redis.call('SADD', K.arrived(batch), wid) == 0 then return end
   if good then redis.call('HINCRBY', K.batch(batch), 'good', 1) end
   local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good')
-  local enough = redis.call('SCARD', K.arrived(batch)) == tonumber(b[2]) or tonumber(b[4] or '0') >= tonumber(b[3])
-  if b[1] == 'OPEN' and enough then
+  local all = redis.call('SCARD', K.arrived(batch)) == tonumber(b[2])
+  if b[1] == 'OPEN' and (all or tonumber(b[4] or '0') >= tonumber(b[3])) then
     redis.call('ZADD', K.joins, 'NX', now, batch)
     joinable = batch
+  elseif b[1] ~= 'OPEN' and all then   -- joined early, and the last of those not needed is in
+    redis.call('DEL', K.arrived(batch))
   end
+end
+
+-- Admit who is next, while there is a place; the caller rings for those in `admitted`, or defers that to a janitor.
+local admitted, RING_AGAIN_MS = {}, 2000
+local function admit()
+  if redis.call('ZCARD', K.capacity) == 0 then return end
+  for _, wid in ipairs(redis.call('ZRANGE', K.capacity, 0, LOOK_AHEAD - 1)) do
+    if not has_place() then return end
+    local rec = read(wid)
+    if may_join(rec) then
+      enter(wid, rec, 'PENDING')
+      redis.call('HDEL', K.worker(wid), 'waits_for')
+      redis.call('HSET', K.worker(wid), 'rings', 0, 'rung', int(now))
+      redis.call('ZADD', K.doorbells, now + RING_AGAIN_MS, wid)
+      add_ring(admitted, wid, rec)
+    end
+  end
+end
+local function defer_rings()
+  for i = 1, #admitted, 4 do redis.call('ZADD', K.due, now, 'ring:' .. admitted[i]) end
 end
 
 -- Settle: the one step into a terminal state. A filed report wins over whatever is proposed.
@@ -115,14 +174,22 @@ local function finish(wid, rec, status, summary, data, err)
     redis.call('ZADD', K.due, now, 'tree:' .. wid)   -- a stop goes down the tree
   end
   if rec.batch then arrive(wid, rec.batch, STATE_OF[status] == 'COMPLETED') end
+  admit()
 end
 
--- Ready to be claimed (again); the caller rings, and if it dies first the janitor does.
+-- Ready to be claimed (again); the caller rings, and if it dies first the janitor does. Returns false, and nobody is
+-- rung, when one who was parked finds no place: it lines up for one.
 local function make_pending(wid, rec, ring_again_ms)
+  if rec.state == 'PARKED' and is_capped() and not (has_place() and may_join(rec)) then
+    redis.call('HDEL', K.worker(wid), 'waits_batch')
+    line_up(wid, rec)
+    return false
+  end
   enter(wid, rec, 'PENDING')
   redis.call('HDEL', K.worker(wid), 'waits_for', 'waits_batch')
   redis.call('HSET', K.worker(wid), 'rings', 0, 'rung', int(now))
   redis.call('ZADD', K.doorbells, now + tonumber(ring_again_ms), wid)
+  return true
 end
 
 -- Take a RUNNING worker from its owner. counted: as a death of its node. Returns true when it is to be rung.

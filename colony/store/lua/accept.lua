@@ -34,7 +34,8 @@ local meta = redis.call('HMGET', K.meta, 'id', 'paused', 'max_pending', 'idempot
 if not meta[1] then return {'unknown_colony'} end
 if meta[2] == '1' then return {'paused'} end
 if ARGV[3] == '1' and redis.call('ZCOUNT', K.nodes, int(now), '+inf') == 0 then return {'no_nodes'} end
-local pending, max = redis.call('ZCARD', K.state('PENDING')), tonumber(meta[3] or '100000')
+local pending = redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.capacity)
+local max = tonumber(meta[3] or '100000')
 if pending + n > max then return {'full', pending, max} end
 
 local function moment(spec)
@@ -59,6 +60,7 @@ local deadline, not_before = moment(ARGV[5]), moment(ARGV[6])
 if ceiling and (not deadline or deadline > ceiling) then deadline = ceiling end   -- never later than the parent's
 local later = not_before and not_before > now
 
+local capped = is_capped()
 local i = FIRST
 for position, wid in ipairs(ids) do
   local record = K.worker(wid)
@@ -69,8 +71,7 @@ for position, wid in ipairs(ids) do
   else
     redis.call('PERSIST', record)
   end
-  redis.call('HSET', record, 'state', later and 'PARKED' or 'PENDING', 'created', int(now), 'since', int(now),
-    'version', meta[5] or '', 'rung', int(now))
+  redis.call('HSET', record, 'created', int(now), 'since', int(now), 'version', meta[5] or '', 'rung', int(now))
   redis.call('HSETNX', record, 'agent', meta[6] or 'agent')
   if batch ~= '' then redis.call('HSET', record, 'batch', batch, 'index', position - 1) end
   if root then redis.call('HSET', record, 'parent', parent, 'root', root, 'depth', depth) end
@@ -78,13 +79,19 @@ for position, wid in ipairs(ids) do
     redis.call('HSET', record, 'deadline', int(deadline))
     redis.call('ZADD', K.due, deadline, 'deadline:' .. wid)
   end
+  local rec = read(wid)
+  rec.state = false
   if later then
     redis.call('HSET', record, 'not_before', int(not_before), 'waits_for', 'time')
     redis.call('ZADD', K.due, not_before, 'wake:' .. wid)
-    redis.call('ZADD', K.state('PARKED'), now, wid)
+    enter(wid, rec, 'PARKED')
+  elseif capped and (redis.call('ZCARD', K.capacity) > 0 or not (has_place() and may_join(rec))) then
+    enter(wid, rec, 'PARKED')
+    line_up(wid, rec)
   else
-    redis.call('ZADD', K.state('PENDING'), now, wid)
+    enter(wid, rec, 'PENDING')
     redis.call('ZADD', K.doorbells, now + tonumber(ARGV[4]), wid)
+    if capped then add_ring(admitted, wid, rec) end
   end
 end
 if ARGV[7] ~= '' then redis.call('DEL', K.staged(ARGV[7])) end
@@ -110,8 +117,10 @@ if key ~= '' then
   redis.call('ZADD', K.idem, now + tonumber(ARGV[2]), key)
   redis.call('HSET', K.idem_ids, key, cjson.encode(ids))
 end
+if capped then admit() end
 count('accepted', n)
 local named = {}
 for j = 1, math.min(n, 100) do named[j] = ids[j] end
 emit('execution_accepted', ids[1], '{"count":' .. n .. ',"batch_id":' .. text_or_null(batch) .. ',"worker_ids":' .. cjson.encode(named) .. '}')
-return {'accepted', later and 'later' or 'now'}
+defer_rings()   -- where there are caps a janitor rings for those who found a place
+return {'accepted', (later or capped) and 'later' or 'now'}

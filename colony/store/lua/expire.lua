@@ -3,6 +3,7 @@
 --   batch:<batch>      its time is over: stragglers end with status timeout
 --   rest:<batch>       its policy was met without these: they are stopped
 --   tree:<worker>      it was stopped: so are its children
+--   ring:<worker>      it was admitted by a script that could not ring for it
 --   part:<worker>      it ended without a slice: rung, so that a slice returns its part of the chord
 -- (wake:<worker> is done by wake.lua.) At most `cap` workers at a time; what is left stays due.
 -- ARGV: item, grace_ms, cap
@@ -40,6 +41,7 @@ else
   redis.call('ZREM', K.due, item)
   local rec = read(id)
   if kind == 'part' and rec.state then return add_ring(rings, id, rec) end
+  if kind == 'ring' then return rec.state == 'PENDING' and add_ring(rings, id, rec) or rings end
   if not rec.state or TERMINAL[rec.state] then return rings end
   local reason = 'Worker did not end before its deadline.'
   if kind == 'deadline' and rec.state == 'RUNNING' then
@@ -51,7 +53,9 @@ else
     finish(id, rec, rec.stop_status, rec.stop_reason, '{}', rec.stop_status)
     owe_part(id, rec)
   end
+  defer_rings()
   return rings
 end
+defer_rings()
 if done then redis.call('ZREM', K.due, item) end
 return rings

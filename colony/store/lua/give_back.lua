@@ -13,4 +13,5 @@ if not owns(rec, ARGV[2]) then
 end
 redis.call('HSET', K.worker(wid), 'given_back_by', ARGV[2])
 if release(wid, rec, ARGV[3], ARGV[4] == '1', ARGV[5]) then return {'pending', add_ring({}, wid, rec)} end
+defer_rings()
 return {'ended', joinable}

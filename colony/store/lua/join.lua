@@ -36,8 +36,7 @@ local rings = {}
 if b[5] and b[5] ~= '' then
   local parent = read(b[5])
   if parent.state == 'PARKED' and parent.waits_batch == batch then
-    make_pending(b[5], parent, ARGV[2])
-    add_ring(rings, b[5], parent)
+    if make_pending(b[5], parent, ARGV[2]) then add_ring(rings, b[5], parent) end
   end
 end
 return {'joined', rings}

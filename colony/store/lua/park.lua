@@ -1,11 +1,11 @@
 -- Let a running worker wait without a slot: for a time, or for a batch of its children to be joined.
 -- ARGV: worker id, token, reason (time | children), wake in ms (time) or the batch (children), ring_again_ms
--- Returns: {'parked'} (also for the same request again), {'ready', {ring}} when what it waits for is there already
+-- Returns: {'parked', rings of those it made place for} (also for the same request again), {'ready', {ring}} when what it waits for is there already
 --          (it is PENDING then), {'stale'}, or {'told', the status it was told to stop with}
 local wid, token, reason = ARGV[1], ARGV[2], ARGV[3]
 local rec = read(wid)
 if redis.call('HGET', K.worker(wid), 'parked_by') == token then
-  if rec.state == 'PARKED' then return {'parked'} end
+  if rec.state == 'PARKED' then return {'parked', {}} end
   if rec.state == 'PENDING' then return {'ready', add_ring({}, wid, rec)} end
 end
 if not owns(rec, token) then count('stale_refused'); return {'stale'} end
@@ -24,4 +24,5 @@ else
   redis.call('ZADD', K.due, now + tonumber(ARGV[4]), 'wake:' .. wid)
 end
 emit('execution_paused', wid, '{"reason":' .. quote(reason) .. '}')
-return {'parked'}
+admit()
+return {'parked', admitted}

@@ -21,4 +21,5 @@ if redis.call('HLEN', K.held(node)) == 0 then
   redis.call('DEL', K.node(node), K.held(node))
   if counted then emit('node_lost', nil, '{"node":' .. quote(node) .. '}') end
 end
+defer_rings()
 return {taken, ring}

@@ -1,11 +1,12 @@
 -- End a worker that its owner ran to the end. First wins; a late result is kept as an event.
 -- ARGV: worker id, token, status, summary, data (JSON), error or ''
--- Returns: {'settled', a batch that is to be joined or ''} (also for the same request again) or {'stale'}
+-- Returns: {'settled', a batch that is to be joined or '', rings of those it made place for}
+--          (also for the same request again) or {'stale'}
 local wid, token = ARGV[1], ARGV[2]
 local rec = read(wid)
 if not owns(rec, token) then
   if rec.state and TERMINAL[rec.state] then
-    if redis.call('HGET', K.worker(wid), 'settled_by') == token then return {'settled', ''} end
+    if redis.call('HGET', K.worker(wid), 'settled_by') == token then return {'settled', '', {}} end
     emit('late_result', wid, '{"status":' .. quote(ARGV[3]) .. '}')
   end
   count('stale_refused')
@@ -13,4 +14,4 @@ if not owns(rec, token) then
 end
 redis.call('HSET', K.worker(wid), 'settled_by', token)
 finish(wid, rec, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
-return {'settled', joinable}
+return {'settled', joinable, admitted}

@@ -3,4 +3,5 @@
 -- ARGV: worker id, status (stopped | timeout), reason, grace_ms ('0': end a running one at once, too)
 -- Returns: 'unknown', 'ended' (it had ended before), 'settled' or 'told'
 local verdict = stop_one(ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+defer_rings()
 return verdict

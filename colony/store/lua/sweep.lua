@@ -18,6 +18,8 @@ elseif swept > 0 and now - swept > lease / 2 then
   hold = now + lease
 end
 redis.call('HSET', K.meta, 'hold_until', int(hold))
+admit()   -- the net under it all: places that nobody filled
+defer_rings()
 local dead = {}
 if hold <= now then dead = redis.call('ZRANGEBYSCORE', K.nodes, '-inf', int(now), 'LIMIT', 0, ARGV[3]) end
 return {'go', dead, redis.call('ZRANGEBYSCORE', K.due, '-inf', int(now), 'LIMIT', 0, ARGV[3]),

@@ -4,5 +4,5 @@
 local rec = read(ARGV[1])
 redis.call('ZREM', K.due, 'wake:' .. ARGV[1])
 if rec.state ~= 'PARKED' then return {} end
-make_pending(ARGV[1], rec, ARGV[2])
+if not make_pending(ARGV[1], rec, ARGV[2]) then return {} end
 return add_ring({}, ARGV[1], rec)
