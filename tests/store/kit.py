@@ -19,7 +19,7 @@ from colony.models import TERMINAL, ReportStatus, WorkerState
 from colony.store import Claim, Link, Store
 from colony.store.records import new_record, new_worker_id
 from colony.store.workers import NewWorker
-from tests.store.batch_keys import check_batches
+from tests.store.batch_keys import check_admission, check_batches
 
 VERSION = "1"
 SOON = timedelta(seconds=2)
@@ -226,6 +226,7 @@ def check_whole(whole: Dump) -> list[str]:
         _check_record(worker_id, record, states, whole)
     _check_indexes(records, whole)
     check_batches(records, whole)
+    check_admission(records, whole)
     return fleeting
 
 
@@ -246,10 +247,8 @@ def _check_record(
         "has a token": ("token" in record, where == "RUNNING"),
         "has a node": ("node" in record, where == "RUNNING"),
         "wakes": (f"wake:{worker_id}" in due, record.get("waits_for") == "time"),
-        "waits": (
-            record.get("waits_for") in ("time", "children"),
-            where == "PARKED",
-        ),
+        "waits": (record.get("waits_for") in ("time", "children", "capacity"), where == "PARKED"),
+        "lines up": (worker_id in whole.get("capacity", {}), record.get("waits_for") == "capacity"),
         "in ended": (worker_id in whole.get("ended", {}), where in TERMINAL),
         "has a report": ("report" in record, where in TERMINAL),
         "will be killed": (

@@ -140,8 +140,14 @@ local function defer_rings()
   for i = 1, #admitted, 4 do redis.call('ZADD', K.due, now, 'ring:' .. admitted[i]) end
 end
 
+-- A stop goes down the tree: a due item does the children.
+local function go_down(wid)
+  if redis.call('EXISTS', K.children(wid)) == 1 then redis.call('ZADD', K.due, now, 'tree:' .. wid) end
+end
+
 -- Settle: the one step into a terminal state. A filed report wins over whatever is proposed.
 local function finish(wid, rec, status, summary, data, err)
+  if status == 'stopped' or status == 'timeout' then go_down(wid) end   -- also when it had filed a good report
   if rec.filed_status then
     status, summary, data, err = rec.filed_status, rec.filed_summary, rec.filed_data, rec.filed_error
   end
@@ -170,9 +176,6 @@ local function finish(wid, rec, status, summary, data, err)
   emit(verb[rec.state], wid, '{"status":' .. quote(status) .. ',"error":' .. text_or_null(err) .. '}')
   emit('subagent_report', wid, '{"task":' .. quote(rec.label or '') .. ',' .. string.sub(small, 2))
   redis.call('PUBLISH', K.reports, small)
-  if (status == 'stopped' or status == 'timeout') and redis.call('EXISTS', K.children(wid)) == 1 then
-    redis.call('ZADD', K.due, now, 'tree:' .. wid)   -- a stop goes down the tree
-  end
   if rec.batch then arrive(wid, rec.batch, STATE_OF[status] == 'COMPLETED') end
   admit()
 end
@@ -220,7 +223,7 @@ end
 local function tell_stop(wid, rec, status, reason, grace_ms)
   redis.call('HSET', K.worker(wid), 'stop_status', status, 'stop_reason', reason)
   redis.call('ZADD', K.due, now + tonumber(grace_ms), 'kill:' .. wid)
-  if redis.call('EXISTS', K.children(wid)) == 1 then redis.call('ZADD', K.due, now, 'tree:' .. wid) end
+  go_down(wid)
   redis.call('PUBLISH', K.hints, 'stop ' .. wid)
 end
 
@@ -232,18 +235,20 @@ local function owe_part(wid, rec)
   if rec.batch then redis.call('ZADD', K.due, now, 'part:' .. wid) end
 end
 
--- Stop one worker: one that waits settles at once, one that runs is told to. Returns what was done.
+-- Stop one worker: one that waits settles at once, one that runs is told to. Returns what became of it, and true
+-- when it was this call that did it.
 local function stop_one(wid, status, reason, grace_ms)
   local rec = read(wid)
   if not rec.state or rec.state == 'STAGED' then return 'unknown' end
   if TERMINAL[rec.state] then return 'ended' end
   if rec.state == 'RUNNING' and grace_ms ~= '0' then
-    if not rec.stop_status then tell_stop(wid, rec, status, reason, grace_ms) end
-    return 'told'
+    if rec.stop_status then return 'told', false end
+    tell_stop(wid, rec, status, reason, grace_ms)
+    return 'told', true
   end
   local was_running = rec.state == 'RUNNING'
   finish(wid, rec, status, reason, '{}', status)
   owe_part(wid, rec)
   if was_running then redis.call('PUBLISH', K.hints, 'stop ' .. wid) end
-  return 'settled'
+  return 'settled', true
 end

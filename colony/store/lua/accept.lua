@@ -19,6 +19,7 @@ else
 end
 
 local first = redis.call('HGET', K.worker(ARGV[7] ~= '' and ARGV[7] or ids[1]), 'state')
+if not first and (batch or '') ~= '' and redis.call('EXISTS', K.batch(batch)) == 1 then return {'accepted', 'now'} end   -- partly forgotten
 if first and first ~= 'STAGED' then return {'accepted', first == 'PARKED' and 'later' or 'now'} end
 local key = ARGV[1]
 if key ~= '' then

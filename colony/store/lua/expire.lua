@@ -18,8 +18,9 @@ local function stop_each(ids, status, reason)
   local left = cap
   for _, wid in ipairs(ids) do
     if left == 0 then return false end
-    local verdict = stop_one(wid, status, reason, grace)
-    if verdict == 'settled' or verdict == 'told' then left = left - 1 end
+    local verdict, anew = stop_one(wid, status, reason, grace)
+    if anew then left = left - 1 end
+    if verdict == 'ended' and kind == 'tree' then go_down(wid) end   -- children of its own may outlive it
   end
   return true
 end

@@ -14,4 +14,5 @@ end
 redis.call('HSET', K.worker(wid), 'given_back_by', ARGV[2])
 if release(wid, rec, ARGV[3], ARGV[4] == '1', ARGV[5]) then return {'pending', add_ring({}, wid, rec)} end
 defer_rings()
+if ARGV[4] == '1' then owe_part(wid, rec) end   -- its slice is lost: nobody returns its part of the chord
 return {'ended', joinable}

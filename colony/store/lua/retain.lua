@@ -1,5 +1,5 @@
 -- Forget ended workers beyond the count and the age that are kept, oldest first; never one that
--- somebody waits for, or whose batch is not joined.
+-- somebody waits for, whose batch is not joined, or that is still to be done: its children's stop, its part.
 -- ARGV: max count, ttl_ms or '', cap
 -- Returns: how many were forgotten
 redis.call('ZREMRANGEBYSCORE', K.waited, '-inf', int(now))
@@ -13,6 +13,7 @@ for i = 1, #oldest, 2 do
   local rec = redis.call('HMGET', K.worker(wid), 'state', 'batch')
   local state, batch = rec[1], rec[2]
   local kept = redis.call('ZSCORE', K.waited, wid)
+    or redis.call('ZSCORE', K.due, 'tree:' .. wid) or redis.call('ZSCORE', K.due, 'part:' .. wid)
   if batch then
     kept = kept or redis.call('HGET', K.batch(batch), 'state') == 'OPEN' or redis.call('ZSCORE', K.waited, batch)
   end

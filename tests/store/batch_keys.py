@@ -1,0 +1,77 @@
+"""The guard's part for batches and admission: they agree with the records of their workers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+GOOD = "COMPLETED"
+TERMINAL = {GOOD, "FAILED", "STOPPED"}
+
+Records = Mapping[str, Mapping[str, str]]
+
+
+def check_batches(records: Records, whole: Mapping[str, Any]) -> None:
+    """Fail when a batch, its members, a parent that waits for it, or a notice disagree."""
+    batches = _of(whole, "batch")
+    for batch_id, batch in batches.items():
+        members = whole[f"members:{batch_id}"]
+        assert len(members) == len(set(members)) == int(batch["size"])
+        for worker_id in set(members) & set(records):
+            record = records[worker_id]
+            place = (record["batch"], members[int(record["index"])])
+            assert place == (batch_id, worker_id)
+        if batch["state"] == "OPEN":
+            _check_open(batch_id, batch, records, whole)
+        else:
+            _check_joined(batch_id, batch, members, whole)
+    for name in ("members", "arrived"):
+        assert set(_of(whole, name)) <= set(batches), f"{name} of a batch that is gone"
+    assert set(_of(whole, "children")) <= set(records), "children of a worker that is gone"
+    assert set(whole.get("outbox", ())) == set(whole.get("notices", ()))
+    for worker_id, record in records.items():
+        assert record.get("batch", "") in {*batches, ""}, f"the batch of {worker_id} is gone"
+        if record.get("waits_for") == "children":
+            waited = batches.get(record["waits_batch"], {})
+            assert waited.get("state") == "OPEN", f"{worker_id} waits for a batch that is joined"
+
+
+def check_admission(records: Records, whole: Mapping[str, Any]) -> None:
+    """Fail when somebody lines up who is not there, or the count of the active ones has drifted."""
+    assert set(whole.get("capacity", {})) <= set(records)
+    active = [r for r in records.values() if r["state"] in ("PENDING", "RUNNING")]
+    agents = [f"agent:{record['agent']}" for record in active]
+    keys = [f"key:{record['ckey']}" for record in active if "ckey" in record]
+    assert whole.get("active", {}) == {w: str(n) for w, n in Counter(agents + keys).items()}
+
+
+def _check_open(
+    batch_id: str, batch: Mapping[str, str], records: Records, whole: Mapping[str, Any]
+) -> None:
+    members = whole[f"members:{batch_id}"]
+    assert set(members) <= set(records), f"{batch_id} is open, and a member is forgotten"
+    ended = {w for w in members if records[w]["state"] in TERMINAL}
+    good = sum(records[w]["state"] == GOOD for w in members)
+    assert set(whole.get(f"arrived:{batch_id}", ())) == ended
+    assert int(batch["good"]) == good
+    enough = len(ended) == len(members) or good >= int(batch["need"])
+    assert (batch_id in whole.get("joins", ())) == enough
+    assert f"rest:{batch_id}" not in whole.get("due", ())
+
+
+def _check_joined(
+    batch_id: str, batch: Mapping[str, str], members: list[str], whole: Mapping[str, Any]
+) -> None:
+    statuses = json.loads(batch["statuses"])
+    assert [worker_id for worker_id, _ in statuses] == members
+    counts = json.loads(batch["result"])["counts"]
+    assert sum(counts.values()) == len(members)
+    assert batch_id not in whole.get("joins", ())
+    assert f"batch:{batch_id}" not in whole.get("due", ())
+
+
+def _of(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
+    start = name + ":"
+    return {k.removeprefix(start): v for k, v in whole.items() if k.startswith(start)}

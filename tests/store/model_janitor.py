@@ -1,0 +1,105 @@
+"""What janitors do in the model: rescue, wake, due items, joins, retention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.store.model import Transitions
+
+
+class Model(Transitions):
+    """The whole of it."""
+
+    def rescue(self, node: str, held: Sequence[str], cap: int) -> tuple[int, list[str]]:
+        """`held` in the order in which the script sees it."""
+        if self.leases.get(node, True):
+            return 0, []
+        rings = []
+        for worker_id in held[:cap]:
+            worker = self.workers[worker_id]
+            if self._give(worker, counted=True):
+                rings.append(worker_id)
+            else:
+                self._owe_part(worker)
+        if len(held) <= cap:
+            del self.leases[node]
+        return min(cap, len(held)), rings
+
+    def wake(self, worker_id: str) -> bool:
+        self.due.discard(f"wake:{worker_id}")
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.state != "PARKED":
+            return False
+        self._pend(worker)
+        return True
+
+    def expire(self, item: str, children: Sequence[str], cap: int) -> list[str]:
+        """`children` in the order in which the script sees them."""
+        kind, _, of = item.partition(":")
+        if kind in ("batch", "rest", "tree"):
+            self._stop_each(item, kind, of, children, cap)
+            return []
+        self.due.remove(item)
+        worker = self.workers[of]
+        if kind == "part":
+            return [of]
+        if kind == "deadline" and worker.state == "RUNNING":
+            self._tell(worker, "timeout")
+        elif kind == "deadline" or worker.told:
+            self._finish(worker, "timeout" if kind == "deadline" else worker.told)
+            self._owe_part(worker)
+        return []
+
+    def _stop_each(self, item: str, kind: str, of: str, children: Sequence[str], cap: int) -> None:
+        batch = self.batches.get(of)
+        members = batch.members if batch and (batch.open or kind == "rest") else []
+        for worker_id in children if kind == "tree" else members:
+            if cap == 0:
+                return
+            status = "timeout" if kind == "batch" else "stopped"
+            verdict, anew = self._stop(worker_id, status, at_once=False)
+            cap -= anew
+            if verdict == "ended" and kind == "tree":
+                self._go_down(self.workers[worker_id])
+        self.due.remove(item)
+
+    def join(self, batch_id: str) -> tuple[str, list[str]]:
+        batch = self.batches.get(batch_id)
+        if batch is None:
+            return "unknown", []
+        if not batch.open:
+            return "done", []
+        if not batch.enough:
+            return "open", []
+        batch.open = False
+        self.totals["joined"] += 1
+        self.joins.discard(batch_id)
+        self.due.discard(f"batch:{batch_id}")
+        if len(batch.arrived) < len(batch.members):
+            self.due.add(f"rest:{batch_id}")
+        if batch.on_complete:
+            self.outbox.add(f"batch:{batch_id}")
+        parent = self.workers.get(batch.parent)
+        if parent and parent.state == "PARKED" and parent.waits == batch_id:
+            self._pend(parent)
+            return "joined", [parent.id]
+        return "joined", []
+
+    def retain(self, oldest: Sequence[str], most: int) -> int:
+        """`oldest`: all ended workers in the order in which the script sees them."""
+        surplus, forgotten = max(0, len(oldest) - most), 0
+        for worker_id in oldest:
+            if forgotten >= surplus:
+                break
+            worker = self.workers[worker_id]
+            batch = self.batches.get(worker.batch)
+            owed = {f"tree:{worker_id}", f"part:{worker_id}"} & self.due
+            if owed or (batch and batch.open):
+                continue
+            del self.workers[worker_id]
+            forgotten += 1
+            if batch:
+                batch.forgotten += 1
+                if batch.forgotten == len(batch.members):
+                    del self.batches[batch.id]
+        return forgotten
