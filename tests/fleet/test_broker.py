@@ -14,8 +14,9 @@ pytestmark = pytest.mark.fleet
 async def test_the_queue_may_have_a_server_of_its_own(fleet: type[Fleet]) -> None:
     """Records are on one server, messages on the other, and a batch is joined across both."""
     with EmbeddedRedis() as store, EmbeddedRedis() as broker:
-        settings = {"broker_url": broker.url}
-        async with fleet("tests.definitions:basic", redis_url=store.url, **settings) as running:
+        async with fleet(
+            "tests.definitions:basic", redis_url=store.url, broker_url=broker.url
+        ) as running:
             batch = await running.runtime.spawn_batch(["fetch", "fail", "text"])
             result = await running.runtime.wait_for_batch(batch.id, timeout=20)
             assert result is not None

@@ -42,8 +42,9 @@ async def _all_asleep(running: Fleet, count: int) -> bool:
 async def test_a_drain_ends_without_redis(fleet: type[Fleet]) -> None:
     """SIGTERM while Redis is away: the node does not wait for it for ever."""
     with EmbeddedRedis() as redis:
-        settings = {"drain_grace": "0.5"}
-        async with fleet("tests.definitions:basic", redis_url=redis.url, **settings) as running:
+        async with fleet(
+            "tests.definitions:basic", redis_url=redis.url, drain_grace="0.5"
+        ) as running:
             await running.runtime.spawn("sleep", count=3)
             await wait_until(lambda: _all_asleep(running, 3), what="three workers run")
             redis.kill()
