@@ -88,8 +88,9 @@ class Doorbells:
             if chord_of:
                 self._app.backend.set_chord_size(chord_of, len(rings))
             with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
+                bodies = {batch: self._body(batch) for batch in {ring.batch for ring in rings}}
                 for ring in rings:
-                    self._send(ring, producer)
+                    self._send(ring, bodies[ring.batch], producer)
         except BROKER_LOST as error:
             raise StoreUnavailable(
                 f"the broker at {self._where} cannot be reached: {error}"
@@ -119,21 +120,23 @@ class Doorbells:
                 f"the broker at {self._where} cannot be reached: {error}"
             ) from error
 
-    def _part(self, ring: Ring) -> dict[str, Any]:
-        """A member's place in the chord of its batch. The body rings once more if it fails."""
-        if not ring.batch:
-            return {}
+    def _body(self, batch: str) -> Any:
+        """The body of a batch's chord, for all its members. It rings once more if it fails."""
+        if not batch:
+            return None
         body = self._app.signature(
             JOIN_BATCH,
-            args=[ring.batch],
+            args=[batch],
             immutable=True,
-            task_id=f"{ring.batch}.join",
+            task_id=f"{batch}.join",
             queue=self._queue,
         )
-        body.link_error(body.clone(task_id=f"{ring.batch}.join-after-error"))
-        return {"group_id": ring.batch, "group_index": ring.index, "chord": body}
+        body.link_error(body.clone(task_id=f"{batch}.join-after-error"))
+        return body
 
-    def _send(self, ring: Ring, producer: Any) -> None:
+    def _send(self, ring: Ring, body: Any, producer: Any) -> None:
+        """One message; of a batch, with the member's place in its chord."""
+        part = {"group_id": ring.batch, "group_index": ring.index, "chord": body} if body else {}
         self._app.send_task(
             RUN_WORKER,
             args=[ring.worker_id],
@@ -142,7 +145,7 @@ class Doorbells:
             argsrepr=ring.worker_id,
             kwargsrepr="",
             ignore_result=True,
-            **self._part(ring),
+            **part,
             retry=True,
             retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.1},
             producer=producer,
