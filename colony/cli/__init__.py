@@ -7,7 +7,12 @@ connection    options ▸ settings ▸ an open runtime; which colony is meant
 durations     "90s", "2h30m", "PT10M" ▸ timedelta
 output        for people (tables, clean text) and for machines (JSON)
 producers     spawn, wait
-operators     list, show, events, stop, retry, stats, pause, resume
+batches       batch: a file of tasks, and its reports as they arrive
+taskfile      the tasks of such a file, and what is wrong with a line
+harvest       waiting for workers and batches: a bar, what is printed, the exit code
+views         list, show
+trees         tree: a worker with its descendants
+operators     events, stop, retry, stats, pause, resume
 transcript    a stored conversation, readable
 nodes         worker, up; a node as a child process
 demo          the survey on an embedded Redis

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from colony.cli import demo, doctor, nodes, operators, producers
+from colony.cli import batches, demo, doctor, nodes, operators, producers, trees, views
 from colony.cli.output import note
 from colony.errors import ColonyError
 
@@ -67,9 +67,11 @@ app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("up", rich_help_panel=RUN)(nodes.up)
 app.command("worker", rich_help_panel=RUN)(nodes.worker)
 app.command("spawn", rich_help_panel=PRODUCE)(producers.spawn)
+app.command("batch", rich_help_panel=PRODUCE)(batches.batch)
 app.command("wait", rich_help_panel=PRODUCE)(producers.wait)
-app.command("list", rich_help_panel=OPERATE)(operators.list_workers)
-app.command("show", rich_help_panel=OPERATE)(operators.show)
+app.command("list", rich_help_panel=OPERATE)(views.list_workers)
+app.command("show", rich_help_panel=OPERATE)(views.show)
+app.command("tree", rich_help_panel=OPERATE)(trees.tree)
 app.command("events", rich_help_panel=OPERATE)(operators.events)
 app.command("stop", rich_help_panel=OPERATE)(operators.stop)
 app.command("retry", rich_help_panel=OPERATE)(operators.retry)

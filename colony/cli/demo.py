@@ -62,7 +62,7 @@ def demo(
     broker_url: BrokerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """See a fleet at work: a worker per file of a folder reads it, a last one writes survey.md.
+    """See a fleet at work: a lead has each file of a folder read by a worker, a last one writes survey.md.
 
     Needs nothing: Redis and a node are started for it and ended after it. With OPENAI_API_KEY or
     ANTHROPIC_API_KEY set (or COLONY_MODEL) an LLM reads; otherwise an offline model, no network.

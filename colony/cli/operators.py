@@ -1,158 +1,21 @@
-"""The operator's commands: look at a colony, and change what runs."""
+"""The operator's commands: hear what happens, and change what runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from colony.cli.connection import open_runtime, settings_of
-from colony.cli.durations import age, short_duration
+from colony.cli.durations import short_duration
+from colony.cli.harvest import is_batch
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
-from colony.cli.output import coloured, emit_json, facts, one_line, plain, say, stdout, table
-from colony.cli.producers import print_report
-from colony.cli.transcript import transcript
-from colony.errors import UnknownWorker
+from colony.cli.output import emit_json, facts, one_line, plain, say, stdout, table
 from colony.events import position_of
-from colony.models import Event, EventType, FleetStats, NodeInfo, WorkerRecord, WorkerState
-from colony.runtime import ColonyRuntime
-
-WorkerId = Annotated[str, typer.Argument(metavar="ID", help="The worker's id.")]
-
-
-def list_workers(
-    colony: ColonyName = None,
-    status: Annotated[
-        WorkerState | None, typer.Option(case_sensitive=False, help="Only workers in this state.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
-    redis_url: RedisUrl = None,
-    broker_url: BrokerUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """List workers, the newest first."""
-
-    async def run() -> list[WorkerRecord]:
-        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            return await runtime.list_workers(status=status, limit=limit)
-
-    records = asyncio.run(run())
-    if as_json:
-        emit_json(records)
-    elif not records:
-        say("No workers." if status is None else f"No workers are {status}.")
-    else:
-        columns = ("WORKER", "STATE", "SINCE", "AGENT", "NODE", "TASK")
-        stdout().print(table(*columns, rows=map(_row, records)))
-
-
-def _row(record: WorkerRecord) -> tuple[str | Text, ...]:
-    state = coloured(record.state)
-    if record.waits_for:
-        state.append_text(plain(f" ({record.waits_for})"))
-    elif record.report:
-        state.append_text(plain(f" ({record.report.status})"))
-    where = record.node or (record.attempts[-1].node if record.attempts else "-")
-    since = f"{age(record.since)} ago"
-    return record.worker_id, state, since, record.agent, where, one_line(record.task, 80)
-
-
-def show(
-    worker_id: WorkerId,
-    colony: ColonyName = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Do not cut the conversation's texts.")
-    ] = False,
-    redis_url: RedisUrl = None,
-    broker_url: BrokerUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show one worker: its state, why it waits, its attempts, its conversation and its report."""
-
-    async def run() -> None:
-        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            record = await _existing(runtime, worker_id)
-            parts = await runtime.get_conversation(worker_id)
-            waiting = why_it_waits(record, await runtime.list_nodes())
-        if as_json:
-            emit_json({"worker": record, "waiting": waiting, "conversation": parts})
-            return
-        _print_record(record, waiting)
-        for block in transcript(parts, full=full):
-            say(block)
-        if record.report:
-            say("")
-            print_report(record.report)
-
-    asyncio.run(run())
-
-
-async def _existing(runtime: ColonyRuntime, worker_id: str) -> WorkerRecord:
-    record = await runtime.get_worker(worker_id)
-    if record is None:
-        raise UnknownWorker(
-            f"colony {runtime.colony_id!r} has no worker {worker_id!r}: the id is wrong, or its "
-            "record was retired. `colony list` shows what there is"
-        )
-    return record
-
-
-def why_it_waits(record: WorkerRecord, nodes: Sequence[NodeInfo]) -> str | None:
-    """Why a worker does not run, in a sentence; None for one that runs or has ended."""
-    if record.state not in (WorkerState.PENDING, WorkerState.PARKED):
-        return None
-    since = f"({age(record.since)} so far)"
-    if record.state is WorkerState.PARKED:
-        return f"for {record.waits_for or 'a wake-up'} {since}"
-    if record.not_before and record.not_before > datetime.now(UTC):
-        return f"for its time: it is not to be started before {_moment(record.not_before)}"
-    alive = [node for node in nodes if node.lease_seconds > 0]
-    if not alive:
-        return f"for a node {since}: none is alive. Start one with `colony worker module:colony`"
-    if all(node.version != record.version for node in alive):
-        served = ", ".join(sorted({node.version for node in alive}))
-        return (
-            f"for a node with version {record.version} of the definition {since}: the living ones "
-            f"have {served}"
-        )
-    return f"for {record.waits_for or 'a free slot'} {since}"
-
-
-def _print_record(record: WorkerRecord, waiting: str | None) -> None:
-    stdout().print(
-        facts(
-            {
-                "worker": record.worker_id,
-                "colony": f"{record.colony_id} (definition version {record.version})",
-                "agent": record.agent,
-                "state": coloured(record.state),
-                "waits": waiting,
-                "stopping": record.stopping,
-                "task": record.task,
-                "accepted": _moment(record.created_at),
-                "deadline": _moment(record.deadline) if record.deadline else None,
-                "parent": record.parent_id,
-                "correlation": record.correlation_id,
-                "model": f"{record.requests:,} requests, {record.tokens_used:,} tokens",
-            }
-        )
-    )
-    say("")
-    if record.attempts:
-        rows = (
-            (str(a.epoch), a.node, _moment(a.started_at), a.outcome or "runs")
-            for a in record.attempts
-        )
-        stdout().print(table("ATTEMPT", "NODE", "STARTED", "OUTCOME", rows=rows))
-        say("")
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+from colony.models import Event, EventType, FleetStats, NodeInfo, WorkerState
 
 
 def _event_id(text: str) -> str:
@@ -221,11 +84,20 @@ def _details(data: dict[str, Any]) -> str:
 
 
 def stop(
-    worker_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="ID…", help="The workers to stop.")
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID…", help="The workers and the batches to stop."),
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Stop every worker that has not ended.")
+    ] = False,
+    tree: Annotated[
+        bool,
+        typer.Option(
+            "--tree",
+            help="Say that the descendants are meant, too. They always are: nobody is left who "
+            "would want their reports.",
+        ),
     ] = False,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Kept in the reports.")] = None,
     colony: ColonyName = None,
@@ -233,9 +105,11 @@ def stop(
     broker_url: BrokerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stop workers: each ends with a report, status stopped."""
-    if bool(worker_ids) == all_:
-        raise typer.BadParameter("name the workers to stop, or --all of them", param_hint="'ID…'")
+    """Stop workers and batches, with all their descendants: each ends with a report, status stopped."""
+    if bool(ids) == all_:
+        raise typer.BadParameter("name what to stop, or --all workers", param_hint="'ID…'")
+    if tree and all_:
+        raise typer.BadParameter("--all leaves no descendants to name", param_hint="'--tree'")
 
     async def run() -> None:
         async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
@@ -243,33 +117,51 @@ def stop(
                 stopped = await runtime.stop_all_workers(reason)
                 emit_json({"stopped": stopped}) if as_json else say(f"Stopped: {stopped} workers.")
                 return
-            told = {
-                i: await runtime.stop_worker(i, reason) for i in dict.fromkeys(worker_ids or ())
-            }
+            named = list(dict.fromkeys(ids or ()))
+            batches = {i: await runtime.stop_batch(i, reason) for i in named if is_batch(i)}
+            workers = {i: await runtime.stop_worker(i, reason) for i in named if not is_batch(i)}
         if as_json:
-            emit_json({"workers": [{"worker_id": i, "stopped": ok} for i, ok in told.items()]})
+            emit_json(
+                {
+                    "workers": [{"worker_id": i, "stopped": ok} for i, ok in workers.items()],
+                    "batches": [{"batch_id": i, "stopped": n} for i, n in batches.items()],
+                }
+            )
             return
-        for worker_id, ok in told.items():
-            say(f"{worker_id} {'is stopped' if ok else 'had ended already: nothing was changed'}")
+        for some_id in named:
+            say(f"{some_id} {_told(batches, workers, some_id)}")
 
     asyncio.run(run())
 
 
+def _told(batches: Mapping[str, int], workers: Mapping[str, bool], some_id: str) -> str:
+    if some_id in batches:
+        stopped = batches[some_id]
+        return f"is stopped: {stopped:,} of its workers" if stopped else "had ended already"
+    return "is stopped" if workers[some_id] else "had ended already: its report is as it was"
+
+
 def retry(
-    worker_id: WorkerId,
+    some_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a worker or of a batch.")],
     colony: ColonyName = None,
     redis_url: RedisUrl = None,
     broker_url: BrokerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Spawn a new worker from the task of one that has ended, and print its id."""
+    """Spawn a new worker from the task of one that has ended, and print its id.
 
-    async def run() -> str:
+    Of a batch that is joined: a new batch of the tasks that did not succeed.
+    """
+
+    async def run() -> dict[str, Any]:
         async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            return await runtime.retry_worker(worker_id)
+            if not is_batch(some_id):
+                return {"worker": await runtime.retry_worker(some_id)}
+            batch = await runtime.retry_batch(some_id)
+            return {"batch": batch.id, "workers": batch}
 
     new = asyncio.run(run())
-    emit_json({"retried": worker_id, "worker": new}) if as_json else say(new)
+    emit_json({"retried": some_id, **new}) if as_json else say(new.get("batch") or new["worker"])
 
 
 def stats(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from colony.cli.durations import When, when_option
+
 CONNECTION = "Connection and output"
 
 ColonyName = Annotated[
@@ -65,6 +67,37 @@ Concurrency = Annotated[
 ]
 Processes = Annotated[
     int, typer.Option(min=1, help="Node processes; one per core is a good number.")
+]
+
+
+Deadline = Annotated[
+    When | None,
+    typer.Option(
+        parser=when_option,
+        metavar="WHEN",
+        help="When a worker must have ended: a duration from now, or a time. Then it ends "
+        "with status timeout.",
+    ),
+]
+NotBefore = Annotated[
+    When | None,
+    typer.Option(parser=when_option, metavar="WHEN", help="Not to be started before this."),
+]
+Priority = Annotated[
+    int,
+    typer.Option(help="A number of yours, kept with the worker; the queue is first in, first out."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY", help="A repeated call with the same key gives the first one's ids."
+    ),
+]
+CorrelationId = Annotated[
+    str | None, typer.Option(metavar="ID", help="An id of yours that all events carry.")
+]
+Queue = Annotated[
+    bool, typer.Option("--queue", help="Accept it although no node is alive: it waits for one.")
 ]
 
 

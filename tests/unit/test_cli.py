@@ -6,7 +6,6 @@ what needs a running node is in tests/fleet.
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -22,26 +21,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from typer.testing import CliRunner
 
-from colony.cli import app
 from colony.cli.doctor import Level, diagnose
 from colony.cli.durations import When, parse_duration, parse_when, short_duration
-from colony.cli.operators import why_it_waits
 from colony.cli.output import plain
 from colony.cli.transcript import SHORT, transcript
+from colony.cli.views import why_it_waits
 from colony.conversation import Part
-from colony.definition import AgentSpec, Colony
-from colony.doorbell import celery_app
 from colony.models import NodeInfo, WorkerRecord, WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.settings import Settings
-from workers.node.context import NodeContext
+from tests.unit.cli_kit import answer, call, registered_colony
 
 NOBODY_LISTENS = "redis://127.0.0.1:1"
 
 COMMANDS = (
-    *("demo", "up", "worker", "spawn", "wait", "list", "show"),
+    *("demo", "up", "worker", "spawn", "batch", "wait", "list", "show", "tree"),
     *("events", "stop", "retry", "stats", "pause", "resume", "doctor"),
 )
 
@@ -58,14 +53,6 @@ def redis_url() -> Iterator[str]:
     """A real Redis that no colony has ever used."""
     with EmbeddedRedis() as server:
         yield server.url
-
-
-def call(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of ``colony …``."""
-    result = CliRunner().invoke(app, list(arguments), input=stdin, env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -244,25 +231,8 @@ async def test_doctor_finds_an_unsafe_configuration() -> None:
 @pytest.fixture(scope="module")
 def idle_colony() -> Iterator[str]:
     """The URL of a Redis where the colony "idle" is registered and nobody runs its workers."""
-    colony = Colony("idle", agent=AgentSpec(model="test"))
-    with EmbeddedRedis() as server:
-        settings = Settings(redis_url=server.url)
-        context = NodeContext(colony, settings, celery_app(colony.name, settings))
-
-        async def register() -> None:
-            store = context.open_store(patience=timedelta(seconds=1))
-            await store.register(context.face())
-            await store.link.close()
-
-        asyncio.run(register())
-        yield server.url
-
-
-def answer(url: str, *arguments: str, code: int = 0) -> Any:
-    """What a command prints with --json."""
-    got, out, err = call(*arguments, "--json", "--redis-url", url)
-    assert got == code, err
-    return json.loads(out)
+    with registered_colony("idle") as url:
+        yield url
 
 
 @pytest.fixture
@@ -315,7 +285,7 @@ def test_people_see_the_task_as_it_was_written(idle_colony: str, waiting_worker:
 
 def test_stop_wait_and_retry(idle_colony: str, waiting_worker: str) -> None:
     told = answer(idle_colony, "stop", waiting_worker, "--reason", "not needed")
-    assert told == {"workers": [{"worker_id": waiting_worker, "stopped": True}]}
+    assert told["workers"] == [{"worker_id": waiting_worker, "stopped": True}]
     again = answer(idle_colony, "stop", waiting_worker)
     assert again["workers"][0]["stopped"] is False
     harvest = answer(idle_colony, "wait", waiting_worker, "no-such", code=1)
@@ -335,7 +305,10 @@ def test_retry_needs_an_end(idle_colony: str, waiting_worker: str) -> None:
 def test_wait_leaves_stragglers_alone(idle_colony: str, waiting_worker: str) -> None:
     arguments = ["wait", waiting_worker, "--timeout", "100ms", "--json"]
     code, out, err = call(*arguments, "--redis-url", idle_colony)
-    assert (code, json.loads(out)) == (1, {"reports": [], "running": [waiting_worker]})
+    assert (code, json.loads(out)) == (
+        1,
+        {"reports": [], "running": [waiting_worker], "batches": []},
+    )
     assert waiting_worker in err
     assert answer(idle_colony, "show", waiting_worker)["worker"]["state"] == "PENDING"
 
