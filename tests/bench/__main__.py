@@ -5,6 +5,10 @@
     (c) spawn rate
     (d) memory per waiting agent, at 1,000 and 10,000
     (e) enqueue → first model request, idle
+    (f) last report → wait_for_batch returns, for batches of 10, 1,000 and 10,000
+    (g) spawn_batch of 1,000 and 10,000: records and doorbells
+    (h) Redis memory of 1,000 parked parents, which hold no slot
+    (i) stop of a tree of 1,000: when it is silent, and when all of it is terminal
 
 Production defaults: append-only file on, events on with one live reader, janitor on. Seconds do not
 travel between machines, ratios do; the others run in the same minutes on the same machine. A peer
@@ -28,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from colony.redis_server import newest_server
-from tests.bench import fleet
+from tests.bench import batches, fleet
 from tests.bench.fleet import IDEAL_SECONDS, Row
 
 PEERS = {"docket": "docket_agents", "dbos": "dbos_agents", "celery": "bare_celery"}
@@ -38,7 +42,7 @@ NOTES = {
     "celery": "threads pool, calls as 3 tasks each, all at once (ideal 3.0 s)",
 }
 PEER_SECONDS = 120
-PARTS = ("three", "spawn", "memory", "latency", "peers")
+PARTS = ("three", "spawn", "memory", "latency", "fan-in", "batch", "parents", "stop", "peers")
 
 
 def peers(agents: int) -> Iterator[Row]:
@@ -71,6 +75,11 @@ def peers(agents: int) -> Iterator[Row]:
         )
 
 
+def _fan_in_rounds(quick: bool) -> dict[int, int]:
+    """Rounds by size of the batch."""
+    return {10: 20, 1000: 3} if quick else {10: 100, 1000: 20, 10_000: 3}
+
+
 def main(argv: list[str]) -> None:
     """Measure, a row as soon as it is known, and the whole table at the end."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
@@ -90,6 +99,12 @@ def main(argv: list[str]) -> None:
             lambda: asyncio.run(fleet.memory(10 * agents)),
         ],
         "latency": [lambda: asyncio.run(fleet.latency(agents // 2))],
+        "fan-in": [lambda: asyncio.run(batches.fan_in(_fan_in_rounds(options.quick)))],
+        "batch": [
+            lambda: asyncio.run(batches.spawn_batches((agents, 10 * agents), options.rounds))
+        ],
+        "parents": [lambda: asyncio.run(batches.parked_parents(agents))],
+        "stop": [lambda: asyncio.run(batches.stop_tree())],
         "peers": [lambda: list(peers(agents))],
     }
     console = Console()
