@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,16 +34,27 @@ from colony.errors import ColonyError, ConfigurationError
 from colony.examples.survey import colony, page, reading
 from colony.examples.survey.definition import choose_model
 from colony.examples.survey.entries import MAX_BYTES, FileEntry, OpenPoint, entry_of, fit
-from colony.examples.survey.files import MAX_FILE_BYTES, Refused, choose_files, load
-from colony.examples.survey.offline import LABEL, OfflineModel, listen, reader_step
+from colony.examples.survey.files import (
+    GROUP,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    Chosen,
+    Refused,
+    choose_files,
+    load,
+)
+from colony.examples.survey.lead import lead_step
+from colony.examples.survey.offline import LABEL, Heard, OfflineModel, listen, reader_step
 from colony.examples.survey.outline import outline_of
 from colony.examples.survey.run import survey
-from colony.models import Report, ReportStatus, TaskSpec, WorkerRecord, WorkerState
+from colony.models import Event, EventType, Report, ReportStatus, WorkerRecord, WorkerState
+from colony.testing import Fleet
 from colony.tools import ToolContext
 from workers.agent.loop import run_agent
 from workers.agent.outcome import Outcome, Reported
 from workers.agent.prompts import task_prompt
 from workers.agent.run import AgentRun
+from workers.agent.spawning import MAX_TASKS
 from workers.agent.threads import ToolThreads
 
 if TYPE_CHECKING:
@@ -269,7 +282,37 @@ def test_hostile_text_takes_no_longer(tmp_path: Path, name: str, piece: str) -> 
     assert time.process_time() - began < 5
 
 
+class Loop:
+    """Garbage that only the collector finds; whose end lets another thread run."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        time.sleep(0)
+
+
+def test_files_are_outlined_in_many_threads_at_once() -> None:
+    """As on a node: a collection in the middle of a parse, and another thread that parses meanwhile."""
+
+    def outlined(_number: int) -> int | None:
+        loops = [Loop() for _ in range(30)]
+        loops.clear()
+        return outline_of("x.py", source).classes
+
+    source = "class Crane:\n    height = [1, 2, 3]\n" * 50
+    threshold = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(outlined, range(300))) == {50}
+    finally:
+        gc.set_threshold(*threshold)
+
+
 # -- the offline model ----------------------------------------------------------------------
+
+RunWorkers = Callable[[list[dict[str, Any]]], Awaitable[dict[str, Any]]]
 
 
 def call(tool: str, arguments: Mapping[str, Any], data: Mapping[str, JsonValue]) -> Any:
@@ -313,9 +356,12 @@ def drive_sync(model: Model, data: Mapping[str, JsonValue]) -> dict[str, Any]:
 
 
 async def drive(
-    model: Model, data: Mapping[str, JsonValue]
+    model: Model, data: Mapping[str, JsonValue], run_workers: RunWorkers | None = None
 ) -> tuple[dict[str, Any], list[ModelMessage]]:
-    """Feed a model what its tools really return until it reports: (report, messages)."""
+    """Feed a model what its tools really return until it reports: (report, messages).
+
+    `run_workers` stands in for run_parallel_workers.
+    """
     messages: list[ModelMessage] = [ModelRequest([UserPromptPart(task_prompt("Do it", data))])]
     for _ in range(20):
         answer = await model.request(messages, None, ModelRequestParameters())
@@ -324,7 +370,15 @@ async def drive(
         assert calls, "it ended without a report"
         if calls[0].tool_name == "report_to_parent":
             return calls[0].args_as_dict(), messages
-        messages.append(ModelRequest([returned(part, data) for part in calls]))
+        if calls[0].tool_name == "run_parallel_workers":
+            assert run_workers is not None, "this model has no workers"
+            [part] = calls
+            reports = await run_workers(part.args_as_dict()["tasks"])
+            messages.append(
+                ModelRequest([ToolReturnPart(part.tool_name, reports, part.tool_call_id)])
+            )
+        else:
+            messages.append(ModelRequest([returned(part, data) for part in calls]))
     raise AssertionError("it never reported")
 
 
@@ -417,6 +471,68 @@ def test_the_model_follows_the_environment() -> None:
     assert isinstance(choose_model(reader_step, {}), OfflineModel)
 
 
+# -- the lead -------------------------------------------------------------------------------
+
+LEAD_DATA: dict[str, Any] = {
+    "root": "/x/parcels",
+    "output": "/x/out.md",
+    "max_files": "200",
+    "seconds": "60",
+}
+
+
+def ended(paths: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What run_parallel_workers returned for these files."""
+    reports = [
+        {"worker_id": p, "status": "success", "summary": p, "data": {"lines": 7}} for p in paths
+    ]
+    return "run_parallel_workers", {"worker_count": len(paths), "reports": reports}
+
+
+def test_the_lead_hands_out_at_most_64_files_a_call_and_all_reports_to_one_editor() -> None:
+    """130 files are read in calls of 64, 64 and 2; then one editor gets all in order of their path."""
+    paths = [f"f{n:03}.py" for n in range(130)]
+    told: list[tuple[str, Any]] = [("list_files", {"paths": paths, "left_out": 5})]
+    sizes = []
+    for start in range(0, 130, 64):
+        [(tool, arguments)] = lead_step(Heard(LEAD_DATA, told, []))
+        assert tool == "run_parallel_workers"
+        assert {task["agent"] for task in arguments["tasks"]} == {"reader"}
+        assert [t["data"]["path"] for t in arguments["tasks"]] == paths[start : start + 64]
+        sizes.append(len(arguments["tasks"]))
+        told.append(ended(paths[start : start + 64]))
+    assert sizes == [64, 64, 2]
+    [(_, arguments)] = lead_step(Heard(LEAD_DATA, told, []))
+    [task] = arguments["tasks"]
+    assert task["agent"] == "editor"
+    assert task["data"]["left_out"] == 5
+    assert [(e["path"], e["lines"]) for e in task["data"]["entries"]] == [(p, 7) for p in paths]
+    [(tool, arguments)] = lead_step(Heard(LEAD_DATA, [*told, ended(["the editor's words"])], []))
+    assert (tool, arguments["status"]) == ("report_to_parent", "success")
+    assert arguments["summary"] == "the editor's words"
+
+
+def test_the_lead_says_why_there_is_no_page() -> None:
+    """A refused call, or reports that were cut on the way, end the survey with the reason."""
+    listing = ("list_files", {"paths": ["a.py"], "left_out": 0})
+    refused = [("run_parallel_workers", "the tree has 502 workers already")]
+    for heard, words in (
+        (Heard(LEAD_DATA, [listing], refused), "502 workers"),
+        (Heard(LEAD_DATA, [listing, ("run_parallel_workers", '{"wor [cut')], []), "longer than"),
+    ):
+        [(tool, arguments)] = lead_step(heard)
+        assert (tool, arguments["status"]) == ("report_to_parent", "failed")
+        assert words in arguments["summary"]
+
+
+def test_the_reports_of_a_whole_group_fit_into_one_result() -> None:
+    """The colony's limits agree with each other and with the most that one survey covers."""
+    config = colony.config
+    assert GROUP * config.max_report_bytes < config.max_tool_result_bytes
+    assert config.max_descendants == MAX_FILES + 1
+    assert GROUP <= MAX_TASKS
+
+
 # -- entries and page -----------------------------------------------------------------------
 
 
@@ -471,38 +587,105 @@ def test_only_a_survey_is_overwritten(folder: Path, tmp_path: Path) -> None:
 
 @dataclass
 class LocalRuntime:
-    """The runtime's verbs as far as a survey needs them: workers run when they are waited for."""
+    """The runtime's verbs as far as a survey needs them: workers run when they are waited for.
+
+    `deaf`: no event of it is ever heard.
+    """
 
     broken: frozenset[str] = frozenset()
-    tasks: list[TaskSpec] = field(default_factory=list)
-    reports: dict[str, Report] = field(default_factory=dict)
+    deaf: bool = False
+    records: dict[str, WorkerRecord] = field(default_factory=dict)
+    handler: Callable[[Event], Awaitable[None]] | None = None
 
-    async def spawn_batch(self, tasks: Sequence[TaskSpec], *, deadline: timedelta) -> list[str]:
-        self.tasks += tasks
-        return [str(len(self.tasks) - len(tasks) + n) for n in range(len(tasks))]
+    async def subscribe(
+        self, handler: Callable[[Event], Awaitable[None]], *, types: Sequence[str]
+    ) -> LocalRuntime:
+        assert types == [EventType.SUBAGENT_REPORT]
+        self.handler = None if self.deaf else handler
+        return self
+
+    async def close(self) -> None:
+        self.handler = None
 
     async def spawn(
-        self, task: str, *, data: dict[str, JsonValue], agent: str, deadline: timedelta
+        self,
+        task: str,
+        *,
+        data: dict[str, JsonValue],
+        agent: str,
+        correlation_id: str,
+        deadline: timedelta,
     ) -> list[str]:
-        return await self.spawn_batch(
-            [TaskSpec(task=task, data=data, agent=agent)], deadline=deadline
-        )
-
-    async def wait_for_worker(self, worker_id: str, timeout: float | None = None) -> Report:
-        if worker_id not in self.reports:
-            self.reports[worker_id] = await self._run(worker_id)
-        return self.reports[worker_id]
+        return [self._add(task, data, agent, correlation_id)]
 
     async def wait_for_worker_reports(self, ids: Sequence[str], timeout: float) -> list[Report]:
-        return [await self.wait_for_worker(worker_id) for worker_id in ids]
+        return [await self._run(worker_id) for worker_id in ids]
+
+    async def get_worker(self, worker_id: str) -> WorkerRecord | None:
+        return self.records.get(worker_id)
+
+    async def get_children(self, worker_id: str) -> list[str]:
+        return [w for w, record in self.records.items() if record.parent_id == worker_id]
+
+    def _add(
+        self,
+        task: str,
+        data: dict[str, JsonValue],
+        agent: str,
+        correlation_id: str | None,
+        parent: str | None = None,
+    ) -> str:
+        worker_id, now = str(len(self.records)), datetime.now(UTC)
+        self.records[worker_id] = WorkerRecord(
+            worker_id=worker_id,
+            colony_id=colony.name,
+            state=WorkerState.PENDING,
+            agent=agent,
+            task=task,
+            data=data,
+            correlation_id=correlation_id,
+            stream_id="s",
+            parent_id=parent,
+            root_id=parent or worker_id,
+            version=colony.version,
+            created_at=now,
+            since=now,
+        )
+        return worker_id
 
     async def _run(self, worker_id: str) -> Report:
-        spec = self.tasks[int(worker_id)]
-        if spec.data.get("path") in self.broken:
+        record = self.records[worker_id]
+
+        async def run_workers(tasks: list[dict[str, Any]]) -> dict[str, Any]:
+            ids = [
+                self._add(t["task"], t["data"], t["agent"], record.correlation_id, worker_id)
+                for t in tasks
+            ]
+            reports = [await self._run(child) for child in ids]
+            dumped = [r.model_dump(mode="json", exclude_none=True) for r in reports]
+            return {"worker_count": len(ids), "reports": dumped}
+
+        report = await self._report(record, run_workers)
+        self.records[worker_id] = record.model_copy(update={"report": report})
+        if self.handler is not None:
+            await self.handler(
+                Event(
+                    type=EventType.SUBAGENT_REPORT,
+                    colony_id=colony.name,
+                    worker_id=worker_id,
+                    correlation_id=record.correlation_id,
+                    at=record.created_at,
+                )
+            )
+        return report
+
+    async def _report(self, record: WorkerRecord, run_workers: RunWorkers) -> Report:
+        worker_id = record.worker_id
+        if record.data.get("path") in self.broken:
             return Report(worker_id=worker_id, status=ReportStatus.FAILED, summary="", error="lost")
-        model = colony.agents[spec.agent or colony.default_agent].model
+        model = colony.agents[record.agent].model
         assert isinstance(model, OfflineModel)
-        said, _ = await drive(model, spec.data)
+        said, _ = await drive(model, record.data, run_workers)
         return Report(worker_id=worker_id, **said)
 
 
@@ -518,9 +701,11 @@ def section(markdown: str, title: str) -> str:
 
 
 @pytest.mark.usefixtures("offline")
-async def test_what_the_page_says_is_true_of_the_files(folder: Path) -> None:
-    """Line counts, word counts, TODO lines and totals are those of the real files."""
-    runtime = LocalRuntime()
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_what_the_page_says_is_true_of_the_files(folder: Path, deaf: bool) -> None:
+    """Line counts, word counts, TODO lines and totals are those of the real files, and each report is
+    told once, also where no event was heard."""
+    runtime = LocalRuntime(deaf=deaf)
     seen: list[tuple[int, int]] = []
     result = await survey(
         cast("ColonyRuntime", runtime),
@@ -574,12 +759,54 @@ async def test_a_file_that_failed_is_named_and_the_rest_is_written(folder: Path)
     assert "src/app.py" not in section(written, "Figures")
 
 
+@pytest.mark.usefixtures("offline")
+async def test_a_lead_that_fails_leaves_no_page_and_a_reason_for_each_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not read is reported failed with the lead's words, and nothing counts as written."""
+    monkeypatch.setattr("colony.examples.survey.definition.choose_files", _refuse)
+    result = await survey(
+        cast("ColonyRuntime", LocalRuntime()), folder, folder / "survey.md", max_files=3
+    )
+    assert not result.written
+    assert [path for path, _ in result.failed] == list(result.files)
+    assert "the disk is gone" in (result.reports[0].error or "")
+    assert not (folder / "survey.md").exists()
+
+
+def _refuse(root: Path, *, max_files: int) -> Chosen:
+    raise Refused("the disk is gone")
+
+
+@pytest.mark.usefixtures("offline")
+async def test_one_lead_spawns_the_whole_survey_on_a_single_slot(folder: Path) -> None:
+    """On a real node with one slot the lead waits without it: readers and editor are its children."""
+    heard: list[str] = []
+    async with Fleet("colony.examples.survey:colony", concurrency=1) as fleet:
+        result = await survey(
+            fleet.runtime,
+            folder,
+            folder / "survey.md",
+            on_progress=lambda done, total, report: heard.append(f"{done}/{total} {report.status}"),
+            timeout=30,
+        )
+        workers = await fleet.runtime.list_workers()
+    [lead] = [w for w in workers if w.parent_id is None]
+    children = [w.agent for w in workers if w.parent_id == lead.worker_id]
+    assert lead.agent == "lead"
+    assert sorted(children) == ["editor", *["reader"] * len(CHOSEN)]
+    assert heard == [f"{n}/4 success" for n in range(1, 5)]
+    assert result.written
+    assert result.reading_seconds > 0
+    assert LABEL in (folder / "survey.md").read_text()
+
+
 async def test_an_output_of_yours_is_refused_before_anything_is_spawned(folder: Path) -> None:
     """Nobody pays for a survey that cannot be written."""
     runtime = LocalRuntime()
     with pytest.raises(ConfigurationError, match="not an earlier survey"):
         await survey(cast("ColonyRuntime", runtime), folder, folder / "README.md")
-    assert not runtime.tasks
+    assert not runtime.records
 
 
 @dataclass
@@ -654,7 +881,7 @@ async def test_the_reader_resumes_from_every_checkpoint(folder: Path) -> None:
 def test_the_definition_loads_by_its_name() -> None:
     """Nodes find it, and its agents name tools that exist."""
     assert load_colony("colony.examples.survey:colony") is colony
-    assert set(colony.agents) == {"reader", "editor"}
+    assert set(colony.agents) == {"lead", "reader", "editor"}
 
 
 def test_a_producer_needs_no_model_layer() -> None:

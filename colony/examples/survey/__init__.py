@@ -2,8 +2,8 @@
 
 ::
 
-    run.survey ──batch──▶ readers, one a file ──reports──▶ run.survey ──▶ editor ──▶ survey.md
-     (files)              (reading, words)                 (entries)      (page)
+    run.survey ──▶ lead ──▶ readers, one a file ──reports──▶ lead ──▶ editor ──▶ survey.md
+                  (files)    (reading, words)              (entries)  (page)
 
 =============  ====================================================================================
 files          which files are surveyed, and the one way to open them
@@ -11,7 +11,8 @@ reading        what the readers' tools return: pages, outline, TODOs, terms
 words          words and sentences: what is frequent, what is central
 entries        a reader's report as the editor gets it
 page           survey.md as text, and the file it is written to
-definition     the colony: two agents and their tools
+definition     the colony: three agents and their tools
+lead           the lead's rules: who reads what, and what the editor is handed
 offline        the model for those without a key: rules and extraction, no network, no LLM
 run            the producer
 =============  ====================================================================================

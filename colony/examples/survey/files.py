@@ -18,6 +18,10 @@ from pathlib import Path, PurePosixPath
 
 from colony.errors import ColonyError, ConfigurationError
 
+MAX_FILES = 500
+"""The most that one survey covers: one editor is told about all of them."""
+GROUP = 64
+"""Readers of one call: the most that run_parallel_workers takes."""
 MAX_FILE_BYTES = 512 * 1024
 SURVEY_MARK = "<!-- colony survey"
 """How a page of ours begins: surveys are not surveyed, and only they are overwritten."""

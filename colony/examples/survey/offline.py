@@ -112,14 +112,16 @@ def listen(messages: Iterable[ModelMessage]) -> Heard:
 
 def reader_step(heard: Heard) -> list[tuple[str, dict[str, Any]]]:
     """Look at the file from four sides at once, read on where it is a document, report."""
-    if _has_reported(heard):
+    if has_reported(heard):
         return []
     if "path" not in heard.data:
-        return [_report("failed", "The task came without a path in its data.", {})]
+        return [report_call("failed", "The task came without a path in its data.", {})]
     path = heard.data["path"]
     if heard.failed:
         tool, said = heard.failed[0]
-        return [_report("failed", f"{path} could not be surveyed: {tool}: {said}", {"path": path})]
+        return [
+            report_call("failed", f"{path} could not be surveyed: {tool}: {said}", {"path": path})
+        ]
     if not heard.calls:
         first_page = {"path": path, "start": 1, "lines": PAGE_LINES}
         tools = ("count_figures", "find_todos", "frequent_terms")
@@ -133,14 +135,16 @@ def reader_step(heard: Heard) -> list[tuple[str, dict[str, Any]]]:
 
 def editor_step(heard: Heard) -> list[tuple[str, dict[str, Any]]]:
     """Write the overview from the reports, have the page written, report."""
-    if _has_reported(heard):
+    if has_reported(heard):
         return []
     if heard.failed:
-        return [_report("failed", f"The survey was not written: {heard.failed[0][1]}", {})]
+        return [report_call("failed", f"The survey was not written: {heard.failed[0][1]}", {})]
     written = heard.all_of("write_survey")
     if not written:
         return [("write_survey", {"overview": overview_of(EditorData.model_validate(heard.data))})]
-    return [_report("success", f"Wrote {written[0]['output']}.", {**written[0], "model": LABEL})]
+    return [
+        report_call("success", f"Wrote {written[0]['output']}.", {**written[0], "model": LABEL})
+    ]
 
 
 def overview_of(data: EditorData) -> str:
@@ -182,17 +186,19 @@ def _reading(heard: Heard, figures: Figures, pages: list[Page]) -> tuple[str, di
         "terms": terms,
         "model": LABEL,
     }
-    return _report("success", f"{title} ({figures['lines']} lines)", data)
+    return report_call("success", f"{title} ({figures['lines']} lines)", data)
 
 
-def _report(status: str, summary: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def report_call(status: str, summary: str, data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The call that ends a worker."""
     return (
         "report_to_parent",
         {"status": status, "summary": summary, "data": {**data, "model": LABEL}},
     )
 
 
-def _has_reported(heard: Heard) -> bool:
+def has_reported(heard: Heard) -> bool:
+    """Whether the report was filed: there is nothing to add."""
     return any(tool == "report_to_parent" for tool, _ in (*heard.returned, *heard.failed))
 
 

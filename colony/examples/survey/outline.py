@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from colony.examples.survey.files import DOCUMENTS, language_of
 
+_PARSER = threading.Lock()
 _CURLY = re.compile(r"^\s*(?://+!?|/\*+|\*(?!/))\s?")
 _HASH = re.compile(r"^\s*#+(?!!)\s?")
 _MARKS = {
@@ -93,7 +95,7 @@ def outline_of(path: str, text: str) -> Outline:
     language = language_of(path) or "Text"
     if language == "Python":
         try:
-            return _of_python(ast.parse(text))
+            return _of_python(_parsed(text))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass  # of another version, a template, or hostile: patterns will do
     functions, classes = _DEFINITIONS.get(language, (None, None))
@@ -151,6 +153,15 @@ def _matches(pattern: re.Pattern[str] | None, text: str) -> list[str]:
         return []
     groups = (next((g for g in m.groups() if g), "") for m in pattern.finditer(text))
     return [group.strip(" \t\r\n#") for group in groups]
+
+
+def _parsed(text: str) -> ast.Module:
+    """One at a time: CPython 3.11 fails when two threads build syntax trees at once (SystemError).
+
+    Nothing is lost by it, as both would hold the interpreter's lock.
+    """
+    with _PARSER:
+        return ast.parse(text)
 
 
 def _of_python(module: ast.Module) -> Outline:

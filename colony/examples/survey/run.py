@@ -8,25 +8,23 @@ The nodes must see the folder under the same path: run them on this host or on a
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pydantic import JsonValue
 
 from colony.errors import ConfigurationError
-from colony.examples.survey.entries import entry_of, fit
-from colony.examples.survey.files import Chosen, choose_files
+from colony.examples.survey.files import GROUP, MAX_FILES, Chosen, choose_files
 from colony.examples.survey.page import check_output
-from colony.models import Report, TaskSpec
+from colony.models import Event, EventType, Report, ReportStatus, WorkerRecord
 
 if TYPE_CHECKING:
     from colony.runtime import ColonyRuntime
-
-MAX_FILES = 500
-"""The most that one editor can be told about."""
 
 GRACE_SECONDS = 5.0
 """Deadlines are the store's to keep: how long we wait for its word beyond one."""
@@ -70,26 +68,38 @@ async def survey(
     max_files: int = 200,
     timeout: float = 600.0,
 ) -> SurveyResult:
-    """Survey `folder` with a worker per file, then have an editor write `output`.
+    """Survey `folder`: a lead has each file read by a worker, then `output` written by an editor.
 
-    A file that fails is named on the page and in the result, and does not stop the survey. Readers
-    that are not done after `timeout` seconds are stopped; the editor has as long again.
+    A file that fails is named on the page and in the result, and does not stop the survey. A group
+    of readers that are not done after `timeout` seconds is stopped; the editor has as long again.
     Raises `ConfigurationError` before anything is spawned where the folder holds nothing to survey
     or `output` is a file of yours.
     """
     root, page, chosen = _prepare(folder, output, max_files)
     started = time.monotonic()
-    reports = await _read_all(runtime, root, chosen.paths, on_progress, timeout)
-    read = time.monotonic()
-    editor = await _write(runtime, root, page, chosen, reports, timeout)
+    readings = _Readings(runtime, len(chosen.paths), on_progress)
+    subscription = await runtime.subscribe(readings.hear, types=[EventType.SUBAGENT_REPORT])
+    try:
+        data: dict[str, JsonValue] = {
+            "root": str(root),
+            "output": str(page),
+            "max_files": max_files,
+            "seconds": timeout,
+        }
+        limit = (len(chosen.paths) // GROUP + 2) * timeout + GRACE_SECONDS
+        lead, report = await _lead(runtime, data, readings.correlation_id, limit)
+    finally:
+        await subscription.close()
+    editor = await readings.complete(lead)
+    ended = time.monotonic()
     return SurveyResult(
         output=page,
         files=chosen.paths,
-        reports=tuple(reports),
-        editor=editor,
+        reports=tuple(readings.of(path, report) for path in chosen.paths),
+        editor=editor or report,
         left_out=chosen.left_out,
-        reading_seconds=read - started,
-        writing_seconds=time.monotonic() - read,
+        reading_seconds=(readings.last_at or ended) - started,
+        writing_seconds=ended - (readings.last_at or ended),
     )
 
 
@@ -101,56 +111,64 @@ def _prepare(folder: Path, output: Path, max_files: int) -> tuple[Path, Path, Ch
     return folder.resolve(), page, choose_files(folder, max_files=max_files)
 
 
-async def _read_all(
-    runtime: ColonyRuntime,
-    root: Path,
-    paths: Sequence[str],
-    on_progress: OnProgress | None,
-    timeout: float,
-) -> list[Report]:
-    tasks = [
-        TaskSpec(
-            task=f"Survey the file {path}", data={"root": str(root), "path": path}, agent="reader"
-        )
-        for path in paths
-    ]
-    ids = await runtime.spawn_batch(tasks, deadline=timedelta(seconds=timeout))
-    waits = [
-        asyncio.ensure_future(runtime.wait_for_worker(i, timeout + GRACE_SECONDS)) for i in ids
-    ]
-    try:
-        done = 0
-        for arrival in asyncio.as_completed(waits):
-            report = await arrival
-            if report is not None and on_progress is not None:
-                done += 1
-                on_progress(done, len(ids), report)
-    finally:
-        for wait in waits:
-            wait.cancel()
-    # All in, or out of time: what is left is stopped, and every id has its report, in order.
-    return await runtime.wait_for_worker_reports(ids, timeout=1)
-
-
-async def _write(
-    runtime: ColonyRuntime,
-    root: Path,
-    page: Path,
-    chosen: Chosen,
-    reports: Sequence[Report],
-    timeout: float,
-) -> Report:
-    entries = [entry_of(path, report) for path, report in zip(chosen.paths, reports, strict=True)]
-    [editor] = await runtime.spawn(
-        f"Write the survey of {root.name or root}",
-        data={
-            "root": str(root),
-            "output": str(page),
-            "entries": [*fit(entries)],
-            "left_out": chosen.left_out,
-        },
-        agent="editor",
-        deadline=timedelta(seconds=timeout),
+async def _lead(
+    runtime: ColonyRuntime, data: dict[str, JsonValue], correlation_id: str, limit: float
+) -> tuple[str, Report]:
+    """Spawn the lead and wait for it: its id and its report."""
+    [lead] = await runtime.spawn(
+        f"Survey the folder {data['root']}",
+        data=data,
+        agent="lead",
+        correlation_id=correlation_id,
+        deadline=timedelta(seconds=limit),
     )
-    [report] = await runtime.wait_for_worker_reports([editor], timeout=timeout + GRACE_SECONDS)
-    return report
+    [report] = await runtime.wait_for_worker_reports([lead], timeout=limit + GRACE_SECONDS)
+    return lead, report
+
+
+class _Readings:
+    """The readers' reports, each told once: as it is heard, or at the latest when the lead has ended."""
+
+    def __init__(self, runtime: ColonyRuntime, total: int, on_progress: OnProgress | None) -> None:
+        self.correlation_id = f"survey-{uuid4().hex}"
+        self.last_at: float | None = None
+        self._runtime = runtime
+        self._total = total
+        self._on_progress = on_progress
+        self._reports: dict[str, Report] = {}
+
+    async def hear(self, event: Event) -> None:
+        """A worker has ended somewhere in the colony."""
+        if event.correlation_id == self.correlation_id and event.worker_id is not None:
+            self._add(await self._runtime.get_worker(event.worker_id))
+
+    async def complete(self, lead: str) -> Report | None:
+        """Add what was not heard; returns the editor's report if there is one."""
+        editor = None
+        for worker_id in await self._runtime.get_children(lead):
+            record = await self._runtime.get_worker(worker_id)
+            self._add(record)
+            if record is not None and record.agent == "editor":
+                editor = record.report
+        return editor
+
+    def of(self, path: str, lead: Report) -> Report:
+        """The report on a file; a failed one where nobody was sent to read it."""
+        unread = Report(
+            worker_id=lead.worker_id,
+            status=ReportStatus.FAILED,
+            summary="Nobody was sent to read it.",
+            error=lead.error or lead.summary,
+        )
+        return self._reports.get(path, unread)
+
+    def _add(self, record: WorkerRecord | None) -> None:
+        if record is None or record.agent != "reader" or record.report is None:
+            return
+        path = str(record.data["path"])
+        if path in self._reports:
+            return
+        self._reports[path] = record.report
+        self.last_at = time.monotonic()
+        if self._on_progress is not None:
+            self._on_progress(len(self._reports), self._total, record.report)
