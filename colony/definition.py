@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -102,8 +102,11 @@ class AgentSpec:
     Limits end the worker with status partial and what there is: `max_turns` model answers,
     `max_requests` questions to the model, those that failed and were asked again too, `max_tokens`
     in all answers together. `max_concurrent`: workers of this agent at once; more line up. `spawns`:
-    it is offered ``run_parallel_workers``, to hand tasks to workers of its own. `model_settings` are
-    pydantic-ai's (temperature, …).
+    it is offered ``run_parallel_workers``, to hand tasks to workers of its own and wait for them, and
+    ``delegate_task``, to have work done in the background. Of such work at most `max_async_children`
+    units (one task, or the tasks of one call) are out at once; one more is refused or, by `async_policy`,
+    queued. `at_end`: an agent that would end while units are out waits for them, or leaves them
+    (`Report.left_running`). `model_settings` are pydantic-ai's (temperature, …).
     """
 
     model: str | Model
@@ -115,6 +118,9 @@ class AgentSpec:
     model_settings: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     spawns: bool = False
+    max_async_children: int = 3
+    async_policy: Literal["reject", "queue"] = "reject"
+    at_end: Literal["wait", "leave"] = "wait"
     max_turns: int = 50
     max_concurrent: int | None = None
     max_requests: int | None = None
@@ -250,8 +256,18 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
+LIMITS = (
+    "max_turns",
+    "max_concurrent",
+    "max_requests",
+    "max_tokens",
+    "max_retries",
+    "max_async_children",
+)
+
+
 def _check_limits(colony: str, spec: AgentSpec) -> None:
-    for limit in ("max_turns", "max_concurrent", "max_requests", "max_tokens", "max_retries"):
+    for limit in LIMITS:
         value = getattr(spec, limit)
         least = 0 if limit == "max_retries" else 1
         if value is not None and value < least:

@@ -103,6 +103,7 @@ class Report(Model):
     `data` is always an object, `duration_seconds` counts from the first claim to the end (0 for a
     worker that never ran), `tokens_used` and `cost_usd` count every model answer that was paid for,
     those of crashed attempts too. `cost_usd` is None where the price of the model is not known.
+    `left_running` names the batches of background work that were out when the worker ended: they go on.
     """
 
     worker_id: str
@@ -113,6 +114,7 @@ class Report(Model):
     duration_seconds: float = 0.0
     tokens_used: int = 0
     cost_usd: float | None = None
+    left_running: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

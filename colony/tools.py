@@ -19,7 +19,7 @@ from colony.errors import DefinitionError
 
 Progress = Callable[[str, Mapping[str, JsonValue]], Awaitable[None]]
 
-RESERVED = frozenset({"report_to_parent", "run_parallel_workers"})
+RESERVED = frozenset({"report_to_parent", "run_parallel_workers", "delegate_task"})
 """Names of tools that Colony itself offers."""
 
 

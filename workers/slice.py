@@ -22,10 +22,11 @@ from colony.errors import ModelError, StaleToken
 from colony.models import ReportStatus, WorkerState
 from colony.store import Claim, Refusal
 from colony.tools import Tool
+from workers.agent.background import DELEGATE_TASK, delegating_tool
 from workers.agent.loop import run_agent
 from workers.agent.outcome import Outcome, Parked, Reported, Waiting
 from workers.agent.run import AgentRun
-from workers.agent.spawning import RUN_PARALLEL_WORKERS, spawning_tool
+from workers.agent.spawning import RUN_PARALLEL_WORKERS, Offspring, spawning_tool
 from workers.host import Host
 from workers.journal import StoreJournal
 from workers.loop import Cut, cut_of
@@ -111,31 +112,39 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
         model = host.model_of(spec)
     except ModelError as error:
         return _failed(str(error))
+    offspring = _offspring(host, claim, spec)
     return await run_agent(
         AgentRun(
             colony_id=colony.name,
             goal=colony.goal,
             worker=record,
             spec=spec,
-            tools=_tools(host, claim, spec),
+            tools=_tools(host, spec, offspring),
             model=model,
             parts=claim.parts,
             journal=StoreJournal(host.store, claim, running),
             threads=host.threads,
             remaining=_countdown(claim.remaining),
             soft_remaining=_countdown(claim.soft_remaining),
+            offspring=offspring,
             max_tool_result_bytes=colony.config.max_tool_result_bytes,
             max_report_bytes=colony.config.max_report_bytes,
         )
     )
 
 
-def _tools(host: Host, claim: Claim, spec: AgentSpec) -> dict[str, Tool]:
-    """What the agent is offered; the spawning tool not at the deepest level of a tree."""
-    colony = host.context.colony
-    tools = colony.tools_of(spec)
-    if spec.spawns and claim.record.depth + 1 < colony.config.max_depth:
-        tools[RUN_PARALLEL_WORKERS] = spawning_tool(SliceOffspring(host, claim))
+def _offspring(host: Host, claim: Claim, spec: AgentSpec) -> SliceOffspring | None:
+    """None for an agent that does not spawn, and at the deepest level of a tree."""
+    deepest = claim.record.depth + 1 >= host.context.colony.config.max_depth
+    return SliceOffspring(host, claim, spec) if spec.spawns and not deepest else None
+
+
+def _tools(host: Host, spec: AgentSpec, offspring: Offspring | None) -> dict[str, Tool]:
+    """What the agent is offered."""
+    tools = host.context.colony.tools_of(spec)
+    if offspring is not None:
+        tools[RUN_PARALLEL_WORKERS] = spawning_tool(offspring)
+        tools[DELEGATE_TASK] = delegating_tool(offspring)
     return tools
 
 
@@ -157,7 +166,7 @@ async def _settle(host: Host, running: Running, filed: Filed) -> None:
 
 
 async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool:
-    waits_for = outcome.duration if isinstance(outcome, Parked) else outcome.batch_id
+    waits_for = outcome.duration if isinstance(outcome, Parked) else outcome.batch_ids
     after = host.context.settings.ring_again_after
     parked = await host.store.park(
         running.worker_id, running.token, waits_for, ring_again_after=after

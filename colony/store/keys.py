@@ -25,6 +25,7 @@ capacity           zset    PARKED (capacity) worker → its turn (ms)           
 active             hash    agent:<name> | key:<key> → how many are active        while there are any
 joins              zset    batch → since when (ms) it waits to be joined         until it is joined
 children:<id>      set     the workers that a worker has spawned                 with its record
+units:<id>         zset    batch in its background → 0, or since when it queues  until it is joined
 outbox             zset    notice → when it is to be sent (again) (ms)           until it is sent
 notices            hash    notice → what is to be sent (JSON)                    until it is sent
 waited             zset    worker id → until when somebody waits (ms)            a minute, renewed
@@ -68,6 +69,7 @@ OF_ONE = (
     "members",
     "arrived",
     "children",
+    "units",
 )
 CHANNELS = ("live", "reports", "hints")
 

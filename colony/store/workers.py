@@ -89,13 +89,24 @@ class Policy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Background:
+    """A place among the batches that a parent has in the background: at most so many at once; one
+    more is refused, or queued until another is joined."""
+
+    most: int
+    queue: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A batch as it is accepted: `need` good reports join it early; `on_complete` is JSON."""
+    """A batch as it is accepted: `need` good reports join it early; `on_complete` is JSON. One with
+    `background` is not what its parent waits for in the call that spawns it."""
 
     batch_id: str
     policy: Policy
     need: int
     on_complete: str = ""
+    background: Background | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,7 @@ class WorkerTransitions(StoreBase):
             len(ids),
             *(("", "", 0, "") if batch is None else _batch(batch)),
             *(("", "") if parent is None else (parent.worker_id, parent.token)),
+            *(("", 0) if batch is None else _background(batch.background)),
             *(() if staged else _flatten(workers)),
         )
         match reply:
@@ -238,17 +250,22 @@ class WorkerTransitions(StoreBase):
         return Settled(str(reply[1]), rings(reply[2]))
 
     async def park(
-        self, worker_id: str, token: str, waits_for: timedelta | str, *, ring_again_after: timedelta
+        self,
+        worker_id: str,
+        token: str,
+        waits_for: timedelta | tuple[str, ...],
+        *,
+        ring_again_after: timedelta,
     ) -> Parked | ReportStatus:
-        """Let it wait without a slot, for a time or for the batch of that id.
+        """Let it wait without a slot, for a time or until one of these batches is joined.
 
-        Returns whom to ring for (itself, when the batch is joined already and it is PENDING again; those
-        who found a place by it), or the status it must stop with instead. Raises `StaleToken`.
+        Returns whom to ring for (itself, when one is joined already and it is PENDING again; those who
+        found a place by it), or the status it must stop with instead. Raises `StaleToken`.
         """
         if isinstance(waits_for, timedelta):
             reason, until = "time", str(millis(waits_for))
         else:
-            reason, until = "children", waits_for
+            reason, until = "children", " ".join(waits_for)
         reply = await self.run("park", worker_id, token, reason, until, millis(ring_again_after))
         match reply:
             case ["parked", flat]:
@@ -263,8 +280,8 @@ class WorkerTransitions(StoreBase):
                 )
 
     async def join(self, batch_id: str, *, ring_again_after: timedelta) -> list[Ring]:
-        """Join a batch if it has what it needs; any number may try, one does it. Returns the ring of
-        the parent that it wakes."""
+        """Join a batch if it has what it needs; any number may try, one does it. Returns the rings of
+        the parent that it wakes, and of queued batches of that parent that may run now."""
         reply = await self.run("join", batch_id, millis(ring_again_after))
         return rings(reply[1]) if reply[0] == "joined" else []
 
@@ -302,6 +319,10 @@ def rings(flat: Iterable[str]) -> list[Ring]:
 
 def _batch(batch: NewBatch) -> tuple[str, str, int, str]:
     return batch.batch_id, batch.policy.value, batch.need, batch.on_complete
+
+
+def _background(background: Background | None) -> tuple[int | str, int]:
+    return ("", 0) if background is None else (background.most, int(background.queue))
 
 
 def _filed(filed: Filed) -> tuple[str, str, str, str]:
@@ -352,6 +373,11 @@ def _refused(colony_id: str, reply: Sequence[str]) -> SpawnRefused:
         case ["descendants", have, most]:
             return TreeLimit(
                 f"this tree has {have} descendants already, at most {most} are allowed (max_descendants)"
+            )
+        case ["background", have, most]:
+            return TreeLimit(
+                f"{have} units of background work are out, at most {most} may be (max_async_children): "
+                "wait for one to end, or do it with run_parallel_workers"
             )
         case _:
             return SpawnRefused(

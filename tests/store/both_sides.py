@@ -123,7 +123,7 @@ class BothSides(RuleBasedStateMachine):
             filed = Filed(ReportStatus(with_), "end", {})
             return (await store.settle(worker_id, token, filed)).joinable
         if what == "park":
-            for_ = HOUR if with_ == "time" else with_
+            for_ = HOUR if with_ == "time" else (with_,)
             parked = await store.park(worker_id, token, for_, ring_again_after=HOUR)
             if isinstance(parked, ReportStatus):
                 return parked

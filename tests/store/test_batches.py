@@ -130,7 +130,7 @@ async def test_only_the_owner_of_the_claim_spawns(store: Store, redis_url: str, 
 
 async def test_the_same_spawn_is_the_same_batch(store: Store, redis_url: str) -> None:
     """A parent that was rescued between spawning and parking spawns again, with a new token: no child
-    twice, also when a member has ended and was forgotten meanwhile."""
+    twice, and as long as it lives none is forgotten: it may ask for their reports."""
     by = await parent(store)
     workers, batch = new_workers(2), NewBatch("b1", Policy.ALL, 3)
     await store.accept(workers, ring_again_after=SOON, batch=batch, parent=by)
@@ -143,10 +143,23 @@ async def test_the_same_spawn_is_the_same_batch(store: Store, redis_url: str) ->
         assert state(redis_url, store) == before
         await end_all(store, [w for w, _ in workers if (await record(store, w)).report is None])
         await store.join("b1", ring_again_after=SOON)
+    assert await store.retain(most=0, ttl=None, cap=10) == 0
+    await store.settle(by.worker_id, "t2", success())
+    assert await store.retain(most=0, ttl=None, cap=10) == 3
+
+
+async def test_a_batch_that_is_partly_forgotten_is_not_spawned_again(
+    store: Store, redis_url: str
+) -> None:
+    """The same request again, when the first of its members is kept no more."""
+    workers, batch = new_workers(2), NewBatch("b2", Policy.ALL, 3)
+    await store.accept(workers, ring_again_after=SOON, batch=batch)
+    await end_all(store, [worker_id for worker_id, _ in workers])
+    await store.join("b2", ring_again_after=SOON)
     await store.retain(most=1, ttl=None, cap=10)
     assert await store.get(workers[0][0]) is None
     before = state(redis_url, store)
-    await store.accept(workers, ring_again_after=SOON, batch=batch, parent=again)
+    await store.accept(workers, ring_again_after=SOON, batch=batch)
     assert state(redis_url, store) == before
 
 

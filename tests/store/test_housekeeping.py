@@ -33,6 +33,7 @@ async def _ended(store: Store, count: int) -> list[str]:
         worker_id = await running(store)
         await store.settle(worker_id, "t1", success())
         await store.link.call("ZADD", store.keys("ended"), n + 1, worker_id)
+        await store.link.call("HSET", store.keys("worker", worker_id), "ended", n + 1)
         ids.append(worker_id)
     return ids
 
@@ -109,6 +110,15 @@ async def test_retention_spares_what_somebody_waits_for(store: Store) -> None:
     await store.link.call("ZADD", store.keys("waited"), 1, ids[0])
     assert await store.retain(most=100, ttl=MINUTE, cap=100) == 1
     assert await store.get(ids[0]) is None
+
+
+async def test_what_is_kept_does_not_stand_in_the_way(store: Store) -> None:
+    """The oldest are waited for and fill a round: the next round looks at those behind them."""
+    ids = await _ended(store, 4)
+    await store.wait_for(ids[:2], ttl=MINUTE)
+    assert await store.retain(most=2, ttl=None, cap=2) == 0
+    assert await store.retain(most=2, ttl=None, cap=2) == 2
+    assert [await store.get(i) is not None for i in ids] == [True, True, False, False]
 
 
 async def test_retention_is_capped(store: Store) -> None:

@@ -20,7 +20,7 @@ async def test_the_join_wakes_the_parent_that_waits_for_it(store: Store) -> None
     by = await parent(store)
     awaited, ids = await batch_of(store, 1, parent=by)
     other, others = await batch_of(store, 1, parent=by)
-    assert await store.park(by.worker_id, "tp", awaited, ring_again_after=SOON) == Parked([])
+    assert await store.park(by.worker_id, "tp", (awaited,), ring_again_after=SOON) == Parked([])
     assert (await record(store, by.worker_id)).waits_for == "children"
     await end_all(store, [*others, *ids])
     assert await store.join(other, ring_again_after=SOON) == []
@@ -53,13 +53,13 @@ async def test_children_that_were_faster_wake_it_at_once(store: Store) -> None:
     await end_all(store, ids)
     await store.join(batch_id, ring_again_after=SOON)
     for _ in range(2):
-        parked = await store.park(by.worker_id, "tp", batch_id, ring_again_after=SOON)
+        parked = await store.park(by.worker_id, "tp", (batch_id,), ring_again_after=SOON)
         assert parked == Parked([Ring(by.worker_id, "agent")], again=True)
         assert await states(store, [by.worker_id]) == ["PENDING"]
     await claim(store, by.worker_id, token="t2")
     second, ids = await batch_of(store, 1, parent=Parent(by.worker_id, "t2"))
     await end_all(store, ids)
-    assert await store.park(by.worker_id, "t2", second, ring_again_after=SOON) == Parked([])
+    assert await store.park(by.worker_id, "t2", (second,), ring_again_after=SOON) == Parked([])
     assert len(await store.join(second, ring_again_after=SOON)) == 1
 
 
@@ -68,7 +68,7 @@ async def test_a_parent_that_is_told_to_stop_does_not_park(store: Store) -> None
     by = await parent(store)
     batch_id, _ = await batch_of(store, 1, parent=by)
     await stop(store, by.worker_id)
-    told = await store.park(by.worker_id, "tp", batch_id, ring_again_after=SOON)
+    told = await store.park(by.worker_id, "tp", (batch_id,), ring_again_after=SOON)
     assert told is ReportStatus.STOPPED
     assert await states(store, [by.worker_id]) == ["told"]
 
@@ -78,10 +78,12 @@ async def test_a_parked_parent_holds_no_slot_and_keeps_its_place(store: Store) -
     by = await parent(store)
     batch_id, _ = await batch_of(store, 1, parent=by)
     for _ in range(2):
-        assert await store.park(by.worker_id, "tp", batch_id, ring_again_after=SOON) == Parked([])
+        assert await store.park(by.worker_id, "tp", (batch_id,), ring_again_after=SOON) == Parked(
+            []
+        )
     assert await store.beat("n1", lease=timedelta(minutes=5), about={"host": "h"}) == {}
     assert (await events_of(store, by.worker_id)).count("execution_paused") == 1
     await store.wake(by.worker_id, ring_again_after=SOON)
     await claim(store, by.worker_id, token="t2")
     with pytest.raises(StaleToken):
-        await store.park(by.worker_id, "tp", batch_id, ring_again_after=SOON)
+        await store.park(by.worker_id, "tp", (batch_id,), ring_again_after=SOON)

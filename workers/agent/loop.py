@@ -25,11 +25,18 @@ from colony.conversation import Filed, Step
 from colony.models import ReportStatus
 from colony.tools import ParkForChildren
 from workers.agent.asking import NoReply, ask, request_parameters
+from workers.agent.background import holds_back, tell_ended, wait_for_units
 from workers.agent.checkpoints import answer_step
 from workers.agent.limits import limit_reached, timed_out
 from workers.agent.outcome import Outcome, Parked, Reported, Waiting
 from workers.agent.prompts import first_request
-from workers.agent.report import REPORT_TOOL, from_filed, from_text, judge_reports
+from workers.agent.report import (
+    REPORT_TOOL,
+    from_filed,
+    from_text,
+    judge_reports,
+    was_held_back,
+)
 from workers.agent.run import AgentRun
 from workers.agent.tool_calls import PlannedCall, opened_by, plan_calls, run_calls
 from workers.agent.transcript import Transcript
@@ -68,7 +75,8 @@ async def _resume(run: AgentRun, transcript: Transcript) -> Outcome | None:
     answer = transcript.last_answer
     if answer is None:
         return None
-    filed, _ = judge_reports(answer.tool_calls, run.max_report_bytes)
+    held = was_held_back(transcript.results)
+    filed, _ = judge_reports(answer.tool_calls, run.max_report_bytes, held_back=held)
     left = [call for call in transcript.unresolved if call.tool_name != REPORT_TOOL]
     groups = plan_calls(run, left, transcript.opened)
     return await _act(run, transcript, answer, filed, groups)
@@ -78,13 +86,15 @@ async def _turn(
     run: AgentRun, transcript: Transcript, parameters: ModelRequestParameters
 ) -> Outcome | None:
     """One question to the model, its answer written, then acted on."""
+    await tell_ended(run, transcript)
     _warn_of_deadline(run, transcript)
     reply = await ask(run, transcript, parameters)
     transcript.requests += reply.tries
     if isinstance(reply, NoReply):
         return await _give_up(run, transcript, reply)
     answer, message = transcript.read_back(reply.response)
-    filed, judged = judge_reports(answer.tool_calls, run.max_report_bytes)
+    held = holds_back(run, transcript, answer)
+    filed, judged = judge_reports(answer.tool_calls, run.max_report_bytes, held_back=held)
     groups = plan_calls(run, [call for call in answer.tool_calls if call.tool_name != REPORT_TOOL])
     opened, started = opened_by(groups[0] if groups else ())
     parts = transcript.add_answer(answer, message, opened)
@@ -126,12 +136,16 @@ async def _act(
     try:
         pause = await run_calls(run, transcript, groups)
     except ParkForChildren as park:
-        return Waiting(park.batch_id)
+        return Waiting((park.batch_id,))
     if filed is not None:
         return from_filed(filed)
     if pause is not None and not run.out_of_time:
         return Parked(pause)
-    return None if answer.tool_calls else _conclude(run, transcript, answer)
+    ending = None if answer.tool_calls else _conclude(run, transcript, answer)
+    is_done = ending is not None and ending.status is ReportStatus.SUCCESS
+    if (is_done and holds_back(run, transcript, answer)) or was_held_back(transcript.results):
+        return await wait_for_units(run, transcript)
+    return ending
 
 
 def _conclude(run: AgentRun, transcript: Transcript, answer: ModelResponse) -> Reported | None:

@@ -30,10 +30,9 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The worker waits for its children: go on when this batch is joined. The call that spawned them
-    has no result yet; it is made again then, and finds them."""
+    """The worker waits for its children: go on when one of these batches is joined."""
 
-    batch_id: str
+    batch_ids: tuple[str, ...]
 
 
 Outcome = Reported | Parked | Waiting

@@ -14,7 +14,9 @@ The rules, in the order in which they are asked:
    provider says that the answer was cut (finish reason ``length``) or that calls were meant
    (``tool_call``) is the model asked to go on. Without this, a worker that never reports would
    have its callers wait.
-5. An answer of nothing is asked for once more; a second one fails the worker, and so does one that
+5. Where background work is out and the agent is to wait for it (`AgentSpec.at_end`), neither a call
+   nor a text ends the worker: it sleeps until some of that work ends, is told, and is asked again.
+6. An answer of nothing is asked for once more; a second one fails the worker, and so does one that
    the provider withheld (``content_filter``, ``length``, ``error``).
 """
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pydantic_core
@@ -45,6 +47,11 @@ NO_SUMMARY = "(no summary given)"
 
 SUMMARY_BYTES = 16_384
 """Longest summary that is made from a text; the whole text stays in the conversation."""
+
+HELD_BACK = (
+    "not filed yet: work that you delegated is out. You are told what came of it as soon as it ends; "
+    "report then"
+)
 
 REPORT_DEFINITION = ToolDefinition(
     name=REPORT_TOOL,
@@ -99,9 +106,12 @@ def check_report(call: ToolCallPart, max_bytes: int) -> Filed | Refused:
 
 
 def judge_reports(
-    calls: Iterable[ToolCallPart], max_bytes: int
+    calls: Iterable[ToolCallPart], max_bytes: int, *, held_back: bool = False
 ) -> tuple[Filed | None, list[ToolReturnPart]]:
-    """The report that an answer files, if any, and the results of its `report_to_parent` calls."""
+    """The report that an answer files, if any, and the results of its `report_to_parent` calls.
+
+    `held_back`: none is filed, as background work is out; each is answered so.
+    """
     filed: Filed | None = None
     judged: list[ToolReturnPart] = []
     for call in calls:
@@ -110,12 +120,19 @@ def judge_reports(
         report = check_report(call, max_bytes)
         if isinstance(report, Refused):
             judged.append(results.to_mend(call, report.problem, "validation_error"))
+        elif held_back:
+            judged.append(replace(results.failed(call, HELD_BACK), metadata={"held_back": True}))
         elif filed is not None:
             judged.append(results.failed(call, "there is a report already; this one was not taken"))
         else:
             filed = report
             judged.append(results.returned(call, "report filed", max_bytes))
     return filed, judged
+
+
+def was_held_back(results_of_answer: Iterable[ToolReturnPart]) -> bool:
+    """Whether an answer would have ended the worker but for its background work."""
+    return any((result.metadata or {}).get("held_back", False) for result in results_of_answer)
 
 
 def _normalised(args: dict[str, Any], max_bytes: int) -> Filed | Refused:

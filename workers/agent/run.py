@@ -14,6 +14,7 @@ from colony.definition import AgentSpec
 from colony.models import WorkerRecord
 from colony.tools import Tool
 from workers.agent.journal import Journal
+from workers.agent.spawning import Offspring
 from workers.agent.threads import ToolThreads
 
 
@@ -23,7 +24,7 @@ class AgentRun:
 
     `parts` is the worker's conversation so far, as stored. `remaining` is the time to the worker's
     deadline: None without one, zero or less once it has passed; `soft_remaining` likewise for the
-    soft deadline. `sleep` is how a retry waits.
+    soft deadline. `offspring` is None where the agent may not spawn. `sleep` is how a retry waits.
     """
 
     colony_id: str
@@ -39,6 +40,7 @@ class AgentRun:
     max_tool_result_bytes: int
     max_report_bytes: int
     soft_remaining: Callable[[], timedelta | None] = lambda: None
+    offspring: Offspring | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def seconds_left(self) -> float | None:

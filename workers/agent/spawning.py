@@ -7,31 +7,52 @@ reports. A crash anywhere in between repeats the call, never a child.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from colony.models import Report, TaskSpec
+from colony.models import Report, TaskSpec, WorkerRecord
 from colony.tools import ParkForChildren, Tool, ToolContext, make_tool
 
 RUN_PARALLEL_WORKERS = "run_parallel_workers"
 MAX_TASKS = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Background work that has ended: its handle, its workers in order (none where they were not kept
+    so long), and of each of their agents what it is (name, model, tools)."""
+
+    handle: str
+    members: Sequence[WorkerRecord]
+    faces: Mapping[str, str]
+
+
 class Offspring(Protocol):
     """What a run knows of spawning; the slice gives it."""
 
     async def spawn(
-        self, tool_call_id: str, tasks: Sequence[TaskSpec], timeout: timedelta | None
+        self,
+        tool_call_id: str,
+        tasks: Sequence[TaskSpec],
+        timeout: timedelta | None,
+        *,
+        background: bool = False,
     ) -> str:
-        """Accept one child per task, the same ones for the same call; returns their batch's id."""
+        """Accept one child per task, the same ones for the same call; returns their batch's id.
+
+        `background`: the batch takes a place of the agent's `max_async_children`.
+        """
 
     async def reports(self, batch_id: str) -> list[Report] | None:
         """The children's reports in order, or None while the batch is open."""
+
+    async def ended(self, handles: Sequence[str]) -> list[Unit]:
+        """Those of these units that have ended, in the given order."""
 
 
 class ParallelTask(BaseModel):
@@ -56,10 +77,9 @@ async def run_parallel_workers(
         tasks: 1 to 64 tasks.
         timeout_seconds: after so long, workers that have not ended are stopped (status timeout).
     """
-    problem = _problem(tasks, timeout_seconds)
-    if problem:
+    if problem := problem_of(tasks, timeout_seconds):
         raise ValueError(problem)
-    specs = [TaskSpec(task=t.task, data=t.data, agent=t.agent) for t in tasks]
+    specs = [spec_of(task) for task in tasks]
     timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
     batch_id = await offspring.spawn(ctx.tool_call_id, specs, timeout)
     reports = await offspring.reports(batch_id)
@@ -84,7 +104,12 @@ def spawning_tool(offspring: Offspring) -> Tool:
     return replace(_TOOL, function=partial(run_parallel_workers, offspring))
 
 
-def _problem(tasks: Sequence[ParallelTask], timeout_seconds: float | None) -> str | None:
+def spec_of(task: ParallelTask) -> TaskSpec:
+    """The task as the store takes it."""
+    return TaskSpec(task=task.task, data=task.data, agent=task.agent)
+
+
+def problem_of(tasks: Sequence[ParallelTask], timeout_seconds: float | None) -> str | None:
     """What the model must mend, naming the task or the limit; nothing was spawned."""
     if not tasks:
         return "tasks is empty: give at least one task"

@@ -75,6 +75,11 @@ class Transcript:
         return [call for call in self.calls if call.tool_call_id not in self._results]
 
     @property
+    def results(self) -> list[ToolReturnPart]:
+        """The results that calls of the last answer have so far."""
+        return list(self._results.values())
+
+    @property
     def last_answer(self) -> ModelResponse | None:
         """The last answer, if nothing has been said since but results of its calls."""
         return self.responses[-1] if self.calls or self._ends_with_answer else None

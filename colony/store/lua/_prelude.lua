@@ -147,7 +147,12 @@ end
 
 -- Settle: the one step into a terminal state. A filed report wins over whatever is proposed.
 local function finish(wid, rec, status, summary, data, err)
-  if status == 'stopped' or status == 'timeout' then go_down(wid) end   -- also when it had filed a good report
+  local left = ''
+  if status == 'stopped' or status == 'timeout' then
+    go_down(wid)   -- also when it had filed a good report
+  elseif redis.call('EXISTS', K.units(wid)) == 1 then
+    left = ',"left_running":' .. cjson.encode(redis.call('ZRANGE', K.units(wid), 0, -1))
+  end
   if rec.filed_status then
     status, summary, data, err = rec.filed_status, rec.filed_summary, rec.filed_data, rec.filed_error
   end
@@ -159,7 +164,7 @@ local function finish(wid, rec, status, summary, data, err)
     return '{"worker_id":' .. quote(wid) .. ',"status":' .. quote(status) .. ',"summary":' .. quote(summary)
       .. ',"data":' .. with_data .. ',"error":' .. text_or_null(err)
       .. ',"duration_seconds":' .. string.format('%.3f', seconds)
-      .. ',"tokens_used":' .. number_or(rec.tokens, '0') .. ',"cost_usd":' .. number_or(rec.cost, 'null') .. '}'
+      .. ',"tokens_used":' .. number_or(rec.tokens, '0') .. ',"cost_usd":' .. number_or(rec.cost, 'null') .. left .. '}'
   end
   local whole = report(data)
   redis.call('HSET', K.worker(wid), 'report', whole, 'ended', int(now), 'status', status)

@@ -2,13 +2,14 @@
 -- ARGV: 1 idempotency key or '', 2 its ttl_ms, 3 '1' when a live node is required, 4 ring_again_ms,
 --       5 deadline 'in:<ms>' | 'at:<ms>' | '', 6 not before (same form), 7 first staged id or '', 8 how many workers,
 --       9 batch or '', 10 its policy, 11 how many good reports it needs, 12 on_complete (JSON) or '',
---       13 the parent that spawns them or '', 14 its claim token,
+--       13 the parent that spawns them or '', 14 its claim token, 15 for background work of that parent: how many
+--       such batches may run at once, else '', 16 '1' when one too many is queued (else it is refused),
 --       then per worker: id, number of values, field, value, …   (nothing more when staged)
 -- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}} for a known
 --          idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
 --          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}, and for a parent:
---          {'stale'} (or it is being stopped) | {'depth', max} | {'descendants', have, max}
-local FIRST = 15
+--          {'stale'} (or it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}
+local FIRST = 17
 local ids, n = {}, tonumber(ARGV[8])
 local batch, parent = ARGV[9], ARGV[13]
 if ARGV[7] ~= '' then
@@ -45,7 +46,7 @@ local function moment(spec)
   if string.sub(spec, 1, 3) == 'in:' then return now + ms end
   return ms
 end
-local root, depth, ceiling = nil, 0, nil
+local root, depth, ceiling, queued = nil, 0, nil, false
 if parent ~= '' then
   local limits = redis.call('HMGET', K.meta, 'max_depth', 'max_descendants')
   local p = redis.call('HMGET', K.worker(parent), 'state', 'token', 'root', 'depth', 'deadline', 'stop_status')
@@ -54,6 +55,13 @@ if parent ~= '' then
   if depth >= tonumber(limits[1] or '3') then return {'depth', limits[1] or '3'} end
   local have, most = tonumber(redis.call('HGET', K.worker(root), 'descendants') or '0'), tonumber(limits[2] or '200')
   if have + n > most then return {'descendants', have, most} end
+  if ARGV[15] ~= '' then
+    local out = redis.call('ZCOUNT', K.units(parent), 0, 0)
+    queued = out >= tonumber(ARGV[15])
+    if queued and ARGV[16] ~= '1' then return {'background', out, ARGV[15]} end
+    redis.call('ZADD', K.units(parent), queued and tonumber(clock[1]) * 1e6 + tonumber(clock[2]) or 0, batch)
+    redis.call('HSET', K.batch(batch), 'background', ARGV[15])
+  end
   if redis.call('EXISTS', K.worker(root)) == 1 then redis.call('HINCRBY', K.worker(root), 'descendants', n) end
   for _, wid in ipairs(ids) do redis.call('SADD', K.children(parent), wid) end
 end
@@ -85,6 +93,9 @@ for position, wid in ipairs(ids) do
   if later then
     redis.call('HSET', record, 'not_before', int(not_before), 'waits_for', 'time')
     redis.call('ZADD', K.due, not_before, 'wake:' .. wid)
+    enter(wid, rec, 'PARKED')
+  elseif queued then   -- until one of its parent's other batches is joined
+    redis.call('HSET', record, 'waits_for', 'siblings')
     enter(wid, rec, 'PARKED')
   elseif capped and (redis.call('ZCARD', K.capacity) > 0 or not (has_place() and may_join(rec))) then
     enter(wid, rec, 'PARKED')
@@ -124,4 +135,4 @@ local named = {}
 for j = 1, math.min(n, 100) do named[j] = ids[j] end
 emit('execution_accepted', ids[1], '{"count":' .. n .. ',"batch_id":' .. text_or_null(batch) .. ',"worker_ids":' .. cjson.encode(named) .. '}')
 defer_rings()   -- where there are caps a janitor rings for those who found a place
-return {'accepted', (later or capped) and 'later' or 'now'}
+return {'accepted', (later or queued or capped) and 'later' or 'now'}

@@ -1,10 +1,10 @@
 -- Join a batch: once, and only when all its members are in or its policy is met. Any number may try.
 -- The consolidated result is ids, statuses and counts, in input order; reports are read in pages.
 -- ARGV: batch, ring_again_ms
--- Returns: {'joined', {ring of the parent that it wakes}} the first time, {'done'} after that, {'open', in, size}
+-- Returns: {'joined', {rings of the parent that it wakes, of queued siblings that it makes place for}} the first time, {'done'} after that, {'open', in, size}
 --          while members are missing, {'unknown'}
 local batch = ARGV[1]
-local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good', 'parent', 'on_complete', 'policy', 'correlation')
+local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good', 'parent', 'on_complete', 'policy', 'correlation', 'background')
 if not b[1] then redis.call('ZREM', K.joins, batch) return {'unknown'} end
 if b[1] ~= 'OPEN' then redis.call('ZREM', K.joins, batch) return {'done'} end
 local size, inside = tonumber(b[2]), redis.call('SCARD', K.arrived(batch))
@@ -33,10 +33,26 @@ if b[6] and b[6] ~= '' then
   redis.call('ZADD', K.outbox, now, 'batch:' .. batch)
 end
 local rings = {}
+-- Start the parent's queued background work, first come first served, while there is a place.
+local function start_queued(units, most)
+  while redis.call('ZCOUNT', units, 0, 0) < most do
+    local following = redis.call('ZRANGE', units, '(0', '+inf', 'BYSCORE', 'LIMIT', 0, 1)[1]
+    if not following then return end
+    redis.call('ZADD', units, 0, following)
+    for _, wid in ipairs(redis.call('LRANGE', K.members(following), 0, -1)) do
+      local rec = read(wid)
+      if rec.state == 'PARKED' and make_pending(wid, rec, ARGV[2]) then add_ring(rings, wid, rec) end
+    end
+  end
+end
 if b[5] and b[5] ~= '' then
   local parent = read(b[5])
-  if parent.state == 'PARKED' and parent.waits_batch == batch then
+  if parent.state == 'PARKED' and string.find(parent.waits_batch or '', batch, 1, true) then
     if make_pending(b[5], parent, ARGV[2]) then add_ring(rings, b[5], parent) end
+  end
+  if b[9] then
+    redis.call('ZREM', K.units(b[5]), batch)
+    start_queued(K.units(b[5]), tonumber(b[9]))
   end
 end
 return {'joined', rings}

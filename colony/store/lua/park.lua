@@ -1,5 +1,6 @@
--- Let a running worker wait without a slot: for a time, or for a batch of its children to be joined.
--- ARGV: worker id, token, reason (time | children), wake in ms (time) or the batch (children), ring_again_ms
+-- Let a running worker wait without a slot: for a time, or for one of some batches of its children to be joined.
+-- ARGV: worker id, token, reason (time | children), wake in ms (time) or the batches with a space between (children),
+--       ring_again_ms
 -- Returns: {'parked', rings of those it made place for} (also for the same request again), {'ready', {ring}} when what it waits for is there already
 --          (it is PENDING then), {'stale'}, or {'told', the status it was told to stop with}
 local wid, token, reason = ARGV[1], ARGV[2], ARGV[3]
@@ -12,7 +13,12 @@ if not owns(rec, token) then count('stale_refused'); return {'stale'} end
 if rec.stop_status then return {'told', rec.stop_status} end
 close_attempt(wid, rec, 'parked: ' .. reason)
 redis.call('HSET', K.worker(wid), 'parked_by', token)
-if reason == 'children' and redis.call('HGET', K.batch(ARGV[4]), 'state') ~= 'OPEN' then
+local function one_is_in()
+  for batch in string.gmatch(ARGV[4], '%S+') do
+    if redis.call('HGET', K.batch(batch), 'state') ~= 'OPEN' then return true end
+  end
+end
+if reason == 'children' and one_is_in() then
   make_pending(wid, rec, ARGV[5])
   return {'ready', add_ring({}, wid, rec)}
 end
