@@ -16,7 +16,10 @@ from colony.spawning import Batch
 from colony.testing import wait_until
 from tests.fleet.helpers import leftovers, records
 
-LEAKS = ("arrived:*", "joins", "outbox", "notices", "held:*", "due", "doorbells", "staged:*")
+LEAKS = (
+    *("arrived:*", "joins", "outbox", "notices", "held:*", "due", "doorbells", "staged:*"),
+    "units:*",
+)
 """Keys that live only while something is under way (what was staged and refused expires)."""
 
 NO_EXPIRY = -1
@@ -93,13 +96,13 @@ def leaks(redis_url: str, colony_id: str) -> list[str]:
         return sorted(key for key in found if redis.ttl(key) == NO_EXPIRY)
 
 
-async def assert_at_rest(redis_url: str, colony_id: str) -> None:
+async def assert_at_rest(redis_url: str, colony_id: str, timeout: float = 8) -> None:
     """After everything has ended nothing is left but records: no queue, no claim, no due item, no key."""
 
     def left() -> tuple[dict[str, int], list[str]]:
         return leftovers(redis_url, colony_id), leaks(redis_url, colony_id)
 
     try:
-        await wait_until(lambda: left() == ({}, []), 8, what="a fleet at rest")
+        await wait_until(lambda: left() == ({}, []), timeout, what="a fleet at rest")
     except AssertionError as error:
         raise AssertionError(f"left over: {left()}") from error

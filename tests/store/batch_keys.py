@@ -34,8 +34,10 @@ def check_batches(records: Records, whole: Mapping[str, Any]) -> None:
     for worker_id, record in records.items():
         assert record.get("batch", "") in {*batches, ""}, f"the batch of {worker_id} is gone"
         if record.get("waits_for") == "children":
-            waited = batches.get(record["waits_batch"], {})
-            assert waited.get("state") == "OPEN", f"{worker_id} waits for a batch that is joined"
+            for batch_id in record["waits_batch"].split():
+                waited = batches.get(batch_id, {})
+                assert waited.get("state") == "OPEN", f"{worker_id} waits for {batch_id}: joined"
+    _check_units(batches, records, whole)
 
 
 def check_admission(records: Records, whole: Mapping[str, Any]) -> None:
@@ -70,6 +72,24 @@ def _check_joined(
     assert sum(counts.values()) == len(members)
     assert batch_id not in whole.get("joins", ())
     assert f"batch:{batch_id}" not in whole.get("due", ())
+
+
+def _check_units(
+    batches: Mapping[str, Mapping[str, str]], records: Records, whole: Mapping[str, Any]
+) -> None:
+    """What is in the background is open, each under its parent; one queues only while no place is free."""
+    out = {
+        (b["parent"], i) for i, b in batches.items() if "background" in b and b["state"] == "OPEN"
+    }
+    units = _of(whole, "units")
+    assert {(by, batch_id) for by, of in units.items() for batch_id in of} == out
+    assert set(units) <= set(records), "background work of a worker that is gone"
+    for by, of in units.items():
+        running = [batch_id for batch_id, queues_since in of.items() if queues_since == 0]
+        most = int(batches[next(iter(of))]["background"])  # tests give each parent one capacity
+        assert len(running) == most if len(running) < len(of) else len(running) <= most, (by, of)
+        members = [w for batch_id in running for w in whole[f"members:{batch_id}"]]
+        assert not [w for w in members if records[w].get("waits_for") == "siblings"]
 
 
 def _of(whole: Mapping[str, Any], name: str) -> dict[str, Any]:

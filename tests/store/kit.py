@@ -39,6 +39,7 @@ ZSETS = (
     "joins",
     "outbox",
     "capacity",
+    "units",
 )
 TYPES = {
     **dict.fromkeys(HASHES, "hash"),
@@ -51,8 +52,9 @@ TYPES = {
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
     *("state", "worker", "parts", "node", "held", "staged"),
-    *("batch", "members", "arrived", "children"),
+    *("batch", "members", "arrived", "children", "units"),
 }
+WAITS = ("time", "children", "capacity", "siblings")
 NOISE = ("total:", "events", "swept", "run_id", "hold_until")
 """Fields of ``meta`` that count and keep time; no state of the colony."""
 
@@ -247,7 +249,7 @@ def _check_record(
         "has a token": ("token" in record, where == "RUNNING"),
         "has a node": ("node" in record, where == "RUNNING"),
         "wakes": (f"wake:{worker_id}" in due, record.get("waits_for") == "time"),
-        "waits": (record.get("waits_for") in ("time", "children", "capacity"), where == "PARKED"),
+        "waits": (record.get("waits_for") in WAITS, where == "PARKED"),
         "lines up": (worker_id in whole.get("capacity", {}), record.get("waits_for") == "capacity"),
         "in ended": (worker_id in whole.get("ended", {}), where in TERMINAL),
         "has a report": ("report" in record, where in TERMINAL),

@@ -1,8 +1,8 @@
 -- Join a batch: once, and only when all its members are in or its policy is met. Any number may try.
 -- The consolidated result is ids, statuses and counts, in input order; reports are read in pages.
 -- ARGV: batch, ring_again_ms
--- Returns: {'joined', {rings of the parent that it wakes, of queued siblings that it makes place for}} the first time, {'done'} after that, {'open', in, size}
---          while members are missing, {'unknown'}
+-- Returns: {'joined', {rings of the parent that it wakes, of queued siblings that it makes place for}} the first
+--          time, {'done'} after that, {'open', in, size} while members are missing, {'unknown'}
 local batch = ARGV[1]
 local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good', 'parent', 'on_complete', 'policy', 'correlation', 'background')
 if not b[1] then redis.call('ZREM', K.joins, batch) return {'unknown'} end
@@ -47,7 +47,8 @@ local function start_queued(units, most)
 end
 if b[5] and b[5] ~= '' then
   local parent = read(b[5])
-  if parent.state == 'PARKED' and string.find(parent.waits_batch or '', batch, 1, true) then
+  local waits = ' ' .. (parent.waits_batch or '') .. ' '
+  if parent.state == 'PARKED' and string.find(waits, ' ' .. batch .. ' ', 1, true) then
     if make_pending(b[5], parent, ARGV[2]) then add_ring(rings, b[5], parent) end
   end
   if b[9] then
