@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pydantic_ai.models import Model
 
 from colony.definition import AgentSpec
-from colony.errors import StoreUnavailable
+from colony.errors import StaleToken, StoreUnavailable
 from colony.store import Ring, Store
 from workers.agent.model import Models
 from workers.agent.threads import ToolThreads
 from workers.node.context import NodeContext
 from workers.node.ear import Ear
+from workers.running import Running
 
 log = logging.getLogger("colony.host")
 
@@ -59,6 +60,12 @@ class Host:
         after = self.context.settings.ring_again_after
         rings = await self.store.join(batch_id, ring_again_after=after)
         await self.ring(rings)
+
+    async def still_owns(self, running: Running) -> None:
+        """Wait while the lease is not good; raises `StaleToken` when the claim was lost meanwhile."""
+        await self.context.lease.hold()
+        if running.lost:
+            raise StaleToken(f"worker {running.worker_id} was rescued: this node's lease ran out")
 
     def model_of(self, spec: AgentSpec) -> Model:
         """The agent's model, made once per process. Raises `ModelError`."""

@@ -10,7 +10,8 @@ from typing import Any
 from colony.conversation import Step
 from colony.errors import StoreUnavailable
 from colony.models import WorkerRecord
-from colony.store import Claim, Store
+from colony.store import Claim
+from workers.host import Host
 from workers.running import Running
 
 log = logging.getLogger("colony.journal")
@@ -19,14 +20,16 @@ log = logging.getLogger("colony.journal")
 class StoreJournal:
     """Appends, fenced. The append that learns that the worker has been told to stop cancels the run."""
 
-    def __init__(self, store: Store, claim: Claim, running: Running) -> None:
-        self._store = store
+    def __init__(self, host: Host, claim: Claim, running: Running) -> None:
+        self._host = host
+        self._store = host.store
         self._record: WorkerRecord = claim.record
         self._running = running
         self._length = len(claim.parts)
 
     async def append(self, step: Step) -> None:
         """One checkpoint; raises `StaleToken` when the claim is lost."""
+        await self._host.still_owns(self._running)
         told = await self._store.checkpoint(
             self._record.worker_id, self._running.token, step, after=self._length
         )

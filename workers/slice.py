@@ -122,11 +122,12 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             tools=_tools(host, spec, offspring),
             model=model,
             parts=claim.parts,
-            journal=StoreJournal(host.store, claim, running),
+            journal=StoreJournal(host, claim, running),
             threads=host.threads,
             remaining=_countdown(claim.remaining),
             soft_remaining=_countdown(claim.soft_remaining),
             offspring=offspring,
+            fence=lambda: host.still_owns(running),
             max_tool_result_bytes=colony.config.max_tool_result_bytes,
             max_report_bytes=colony.config.max_report_bytes,
         )
@@ -159,6 +160,7 @@ async def _release(host: Host, running: Running, outcome: Outcome) -> bool:
 
 async def _settle(host: Host, running: Running, filed: Filed) -> None:
     """The end; the last member of a batch joins it, and rings for the parent that wakes."""
+    await host.still_owns(running)
     settled = await host.store.settle(running.worker_id, running.token, filed)
     if settled.joinable:
         await host.join(settled.joinable)
@@ -168,6 +170,7 @@ async def _settle(host: Host, running: Running, filed: Filed) -> None:
 async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool:
     waits_for = outcome.duration if isinstance(outcome, Parked) else outcome.batch_ids
     after = host.context.settings.ring_again_after
+    await host.still_owns(running)
     parked = await host.store.park(
         running.worker_id, running.token, waits_for, ring_again_after=after
     )
@@ -191,6 +194,7 @@ async def _release_cut(host: Host, running: Running, cut: Cut | None) -> bool:
 async def _give_back(host: Host, running: Running, why: str) -> bool:
     """To the store, which settles it if it was told to stop; else somebody is rung for it."""
     ring_again_after = host.context.settings.ring_again_after
+    await host.still_owns(running)
     ring = await host.store.give_back(
         running.worker_id, running.token, why, counted=False, ring_again_after=ring_again_after
     )

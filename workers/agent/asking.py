@@ -86,6 +86,7 @@ async def ask(
     retries: list[Retry] = []
     turn = len(transcript.responses) + 1
     for attempt in count():
+        await run.fence()
         if run.out_of_time:
             return NoReply(
                 "the deadline passed before the model was asked", retries, attempt, out_of_time=True

@@ -18,6 +18,10 @@ from workers.agent.spawning import Offspring
 from workers.agent.threads import ToolThreads
 
 
+async def no_fence() -> None:
+    """Whoever runs an agent without a lease is its only owner."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRun:
     """All that `run_agent` needs.
@@ -25,6 +29,8 @@ class AgentRun:
     `parts` is the worker's conversation so far, as stored. `remaining` is the time to the worker's
     deadline: None without one, zero or less once it has passed; `soft_remaining` likewise for the
     soft deadline. `offspring` is None where the agent may not spawn. `sleep` is how a retry waits.
+    `fence` is awaited before each call to a model or a tool: it returns when the worker surely is
+    ours, and raises `StaleToken` when it is not any more.
     """
 
     colony_id: str
@@ -42,6 +48,7 @@ class AgentRun:
     soft_remaining: Callable[[], timedelta | None] = lambda: None
     offspring: Offspring | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    fence: Callable[[], Awaitable[None]] = no_fence
 
     def seconds_left(self) -> float | None:
         """Seconds to the worker's deadline; None without one."""

@@ -157,6 +157,7 @@ async def _run_call(run: AgentRun, call: PlannedCall) -> EndedCall:
     if call.tool is None or call.settled is not None:
         assert call.settled is not None, "a call without a tool is settled when it is planned"
         return EndedCall(call, call.settled, 0.0)
+    await run.fence()
     began = time.perf_counter()
     result, park = await execute(run, call.part, call.tool, call.arguments)
     return EndedCall(call, result, time.perf_counter() - began, park)

@@ -13,6 +13,7 @@ from colony.definition import Colony
 from colony.doorbell import Doorbells
 from colony.settings import Settings
 from colony.store import Link, Store
+from workers.node.lease import Lease
 
 
 def new_boot() -> str:
@@ -30,6 +31,7 @@ class NodeContext:
     app: Celery
     hostname: str = "node"
     boot: str = field(default_factory=new_boot)
+    lease: Lease = field(default_factory=Lease)
 
     @property
     def node(self) -> str:

@@ -15,6 +15,7 @@ from celery.worker import state as celery_state
 from colony.store import Store
 from workers.loop import agent_loop
 from workers.node.context import NodeContext
+from workers.node.lease import lease_clock
 from workers.node.role import Role
 from workers.running import RUNNING
 
@@ -47,19 +48,24 @@ class Heart(Role):
     async def begin(self, store: Store) -> None:
         """Make the colony known and take the lease: before the first claim."""
         await store.register(self.context.face())
+        asked_at = lease_clock()
         await self._beat(store, join=True)
+        self.context.lease.renewed(asked_at, self.context.settings.lease)
 
     async def round(self, store: Store) -> None:
         """Renew the lease; compare held with running."""
         self._watch_agent_loop()
+        asked_at = lease_clock()
         held = await self._beat(store)
         if held is None:
             log.error(
                 "the lease of node %s was lost: its workers were rescued; starting anew",
                 self.context.node,
             )
+            asked_at = lease_clock()
             held = await self._beat(store, join=True) or {}
         self._drop_rescued(held)
+        self.context.lease.renewed(asked_at, self.context.settings.lease)  # after the dropping
         await self._give_back_lost(store, held)
 
     async def end(self, store: Store) -> None:
