@@ -15,6 +15,7 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError, OperationalError
 
 from colony.errors import StoreUnavailable
+from colony.faults import reached
 from colony.settings import Settings
 from colony.store import Ring
 from colony.store.link import CONNECTION_LOST, safe_url
@@ -84,6 +85,7 @@ class Doorbells:
 
         `chord_of`: these are all the members of this batch; the chord that joins it expects them.
         """
+        reached("before-ring")
         try:
             if chord_of:
                 self._app.backend.set_chord_size(chord_of, len(rings))
@@ -95,6 +97,7 @@ class Doorbells:
             raise StoreUnavailable(
                 f"the broker at {self._where} cannot be reached: {error}"
             ) from error
+        reached("after-ring")
 
     def depth(self) -> tuple[int, int]:
         """How many messages wait in the queue, and how many a node has taken but not begun."""

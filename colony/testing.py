@@ -136,7 +136,7 @@ class Fleet:
         self.nodes: list[Node] = []
         self.redis_url = redis_url or ""
         self._wanted, self._concurrency, self._pool, self._cwd = nodes, concurrency, pool, cwd
-        self._settings = {f"COLONY_{name.upper()}": value for name, value in settings.items()}
+        self._settings = _variables(settings)
         self._stack = contextlib.AsyncExitStack()
         self._runtime: ColonyRuntime | None = None
 
@@ -179,21 +179,22 @@ class Fleet:
                 sys.stderr.write(f"--- log of node {node.pid}\n{node.tail()}\n")
         await self._stack.aclose()
 
-    async def add_nodes(self, count: int = 1) -> list[Node]:
-        """Start nodes and wait until they are ready to claim."""
-        made = [self.start_node() for _ in range(count)]
+    async def add_nodes(self, count: int = 1, **settings: str) -> list[Node]:
+        """Start nodes and wait until they are ready to claim. `settings` are for these nodes alone."""
+        made = [self.start_node(**settings) for _ in range(count)]
         for node in made:
             await wait_until(
                 partial(self._is_ready, node), START_SECONDS, what=f"node {node.pid} is ready"
             )
         return made
 
-    def start_node(self) -> Node:
-        """Start one node and do not wait for it."""
+    def start_node(self, **settings: str) -> Node:
+        """Start one node, with settings of its own, and do not wait for it."""
         command = [sys.executable, "-m", "workers", self.definition, "--pool", self._pool]
         if self._concurrency is not None:
             command += ["--concurrency", str(self._concurrency)]
-        node = Node(command, self._env(), self._cwd, self._logs / f"node-{len(self.nodes)}.log")
+        env = self._env() | _variables(settings)
+        node = Node(command, env, self._cwd, self._logs / f"node-{len(self.nodes)}.log")
         self.nodes.append(node)
         return node
 
@@ -246,6 +247,10 @@ class Fleet:
         if asked.returncode:
             raise ColonyError(f"{self.definition!r} does not load:\n{asked.stderr}")
         return asked.stdout.strip()
+
+
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"COLONY_{name.upper()}": value for name, value in settings.items()}
 
 
 @pytest.fixture

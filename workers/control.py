@@ -1,24 +1,31 @@
-"""Revoke and terminate, from Celery's tools and Flower's button, turned into stops of the store.
+"""What ends a task from outside, turned into stops of the store: revoke and terminate, from Celery's tools
+and Flower's button, and Celery's hard time limit.
 
 Celery would mark the task revoked and remember the id for hours, so that each later doorbell of
 that worker were thrown away, and a chord would never join. Here the store settles the worker, and
 no memory of a revoke is kept. Ids that are no workers of this colony go Celery's own way.
+
+A hard time limit kills the child of a prefork pool, which would look like a death, or like a hand-over
+where the child still hears it, and be tried for ever: the worker is settled as timeout.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from celery.utils.functional import maybe_list
 from celery.worker import control as celery_control
 from celery.worker.control import control_command, ok
+from celery.worker.request import Request
 
 from colony.models import ReportStatus
 from colony.store import Stopped
 from workers.host import Host, host_of
-from workers.loop import run
+from workers.loop import agent_loop, run
 from workers.node.context import NodeContext
 
 log = logging.getLogger("colony.control")
@@ -51,6 +58,26 @@ def install(context: NodeContext) -> None:
     def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
         """The same with a signal, which workers do not need."""
         return revoke(state, task_id, terminate=True, signal=signal)
+
+
+class StoppingRequest(Request):  # type: ignore[misc]
+    """Celery's request of a doorbell, whose worker is settled when its hard time limit has passed."""
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """The hard limit ends the worker, if its slice has not done so. Called in any thread; never waits."""
+        if not soft:
+            ending = _end_late(self.task.context, self.id)
+            asyncio.run_coroutine_threadsafe(ending, agent_loop())
+        super().on_timeout(soft, timeout)
+
+
+async def _end_late(context: NodeContext, worker_id: str) -> None:
+    await host_of(context).store.stop(
+        worker_id,
+        status=ReportStatus.TIMEOUT,
+        reason="Worker exceeded its hard time limit.",
+        grace=timedelta(0),
+    )
 
 
 async def _stop_workers(context: NodeContext, ids: Iterable[str]) -> list[str]:

@@ -8,6 +8,8 @@ from celery import Celery
 from celery.exceptions import Ignore
 
 from colony.doorbell import JOIN_BATCH, RUN_WORKER
+from colony.faults import reached
+from workers.control import StoppingRequest
 from workers.coroutine_task import CoroutineTask
 from workers.host import host_of
 from workers.node.context import NodeContext
@@ -24,6 +26,7 @@ class RunWorker(CoroutineTask):
     """
 
     name = RUN_WORKER
+    Request = StoppingRequest
     acks_late = False
     ignore_result = True
     typing = False
@@ -45,6 +48,10 @@ class RunWorker(CoroutineTask):
             raise Ignore(expected)
         if not await run_slice(host, args[0]):
             raise Ignore("the worker has not ended")
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Celery has returned the member's part of its chord."""
+        reached("after-part")
 
 
 class JoinBatch(CoroutineTask):
@@ -69,7 +76,9 @@ class JoinBatch(CoroutineTask):
             expected = f"{JOIN_BATCH} takes one batch id"
             await host.store.reject(f"{expected}, got other arguments", repr((args, kwargs)))
             raise Ignore(expected)
+        reached("before-body")
         await host.join(ids[0])
+        reached("after-body")
 
 
 def register_tasks(app: Celery, context: NodeContext) -> None:

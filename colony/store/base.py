@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from colony.errors import StoreIncompatible
+from colony.faults import reached
 from colony.store.keys import Keys
 from colony.store.link import Link, Reply
 from colony.store.scripts import SCHEMA, SCRIPTS
@@ -26,7 +27,10 @@ class StoreBase:
 
     async def run(self, name: str, *args: Any) -> Reply:
         """Run the script of that name; its first argument is the first ARGV."""
-        return await self.link.script(SCRIPTS[name], self.keys.prefix, args)
+        reached(f"before-{name}")
+        reply = await self.link.script(SCRIPTS[name], self.keys.prefix, args)
+        reached(f"after-{name}")
+        return reply
 
     async def check_schema(self) -> None:
         """Refuse a store that a newer Colony has written."""
