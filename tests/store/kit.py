@@ -248,7 +248,11 @@ def _check_record(
         "in doorbells": (worker_id in whole.get("doorbells", {}), where == "PENDING"),
         "has a token": ("token" in record, where == "RUNNING"),
         "has a node": ("node" in record, where == "RUNNING"),
-        "wakes": (f"wake:{worker_id}" in due, record.get("waits_for") == "time"),
+        "wakes": (
+            f"wake:{worker_id}" in due,
+            record.get("waits_for") == "time"
+            or (record.get("waits_for") == "children" and "soft_ms" in record),
+        ),
         "waits": (record.get("waits_for") in WAITS, where == "PARKED"),
         "lines up": (worker_id in whole.get("capacity", {}), record.get("waits_for") == "capacity"),
         "in ended": (worker_id in whole.get("ended", {}), where in TERMINAL),
@@ -265,6 +269,8 @@ def _check_record(
     for fact, (is_so, should_be) in facts.items():
         if fact == "has a deadline" and "stop_status" in record:
             continue  # told to stop, by its deadline or before it
+        if fact == "wakes" and record.get("waits_for") == "children" and not is_so:
+            continue  # its soft deadline has passed
         assert is_so == should_be, f"{worker_id} is {where}: {fact} is {is_so}"
     if where == "RUNNING":
         assert whole[f"held:{record['node']}"][worker_id] == record["token"]

@@ -315,6 +315,34 @@ async def test_one_that_ended_before_the_park_wakes_the_parent_at_once(store: St
     assert len(await store.join(handles[0], ring_again_after=SOON)) == 1
 
 
+@pytest.mark.parametrize("woken_by", ["its soft deadline", "a unit"])
+async def test_a_parent_does_not_sleep_beyond_its_soft_deadline(
+    store: Store, woken_by: str
+) -> None:
+    """Parked before it, it is woken at it; a unit that ends first takes that alarm away, and one that
+    parks after it sleeps until a unit ends."""
+    [(worker_id, fields)] = new_workers(soft_ms="60000")
+    await store.accept([(worker_id, fields)], ring_again_after=SOON)
+    await claim(store, worker_id, token="tp")
+    by = Parent(worker_id, "tp")
+    handle, members = await unit_of(store, by)
+    await store.park(worker_id, "tp", (handle,), ring_again_after=SOON)
+    alarm = await store.link.call("ZSCORE", store.keys("due"), f"wake:{worker_id}")
+    created = (await record(store, worker_id)).created_at.timestamp() * 1000
+    assert abs(float(alarm) - created - 60_000) < 2
+    if woken_by == "a unit":
+        assert await ended(store, handle, members) == [worker_id]
+        assert not await is_due(store, f"wake:{worker_id}")
+        return
+    ring = await store.wake(worker_id, ring_again_after=SOON)
+    assert ring == Ring(worker_id, "agent")
+    await store.link.call("HSET", store.keys("worker", worker_id), "soft_ms", 0)
+    await claim(store, worker_id, token="t2")
+    parked = await store.park(worker_id, "t2", (handle,), ring_again_after=SOON)
+    assert parked == Parked([])
+    assert not await is_due(store, f"wake:{worker_id}")
+
+
 async def test_a_batch_whose_id_is_part_of_another_wakes_nobody(store: Store) -> None:
     """Ids are compared whole."""
     by = await parent(store)

@@ -120,19 +120,17 @@ def holds_back(run: AgentRun, transcript: Transcript, answer: ModelResponse) -> 
 
     Past its soft deadline it may: there is no time left to wait.
     """
-    if run.offspring is None or run.spec.at_end == "leave":
-        return False
-    left = run.soft_remaining()
-    if left is not None and left <= timedelta(0):
+    if run.offspring is None or run.spec.at_end == "leave" or run.past_soft_deadline:
         return False
     handed_out = any(call.tool_name == DELEGATE_TASK for call in answer.tool_calls)
     return handed_out or bool(untold(transcript))
 
 
 async def wait_for_units(run: AgentRun, transcript: Transcript) -> Waiting | None:
-    """Sleep until one of the units ends; None, to go on, where one has ended or none is out."""
+    """Sleep until one of the units ends (the store also wakes it at its soft deadline); None, to go
+    on, where one has ended, none is out, or there is no time left to wait."""
     handles = untold(transcript)
-    if not handles or await _ended(run, transcript):
+    if not handles or run.past_soft_deadline or await _ended(run, transcript):
         return None
     return Waiting(tuple(handles))
 
@@ -152,7 +150,7 @@ def _block(run: AgentRun, unit: Unit) -> str:
         return f"{head}\nIts results were not kept so long."
     most = max(LEAST_BYTES, run.max_tool_result_bytes // len(unit.members))
     tasks = [
-        cut(_task(unit, number, record), most, "\n[cut]")
+        cut(_task(unit, number, record, most), most, "\n[cut]")
         for number, record in enumerate(unit.members, 1)
     ]
     return "\n\n".join([f"{head}\n{_overview(unit.members)}", *tasks])
@@ -171,10 +169,12 @@ def _overview(members: Sequence[WorkerRecord]) -> str:
     )
 
 
-def _task(unit: Unit, number: int, record: WorkerRecord) -> str:
-    lines = [f"--- TASK {number} of {len(unit.members)} ---", f"Goal: {record.task}"]
+def _task(unit: Unit, number: int, record: WorkerRecord, most: int) -> str:
+    """What one member was asked takes half of its `most` bytes at most; the rest is for the result."""
+    lines = [f"--- TASK {number} of {len(unit.members)} ---"]
+    lines.append(f"Goal: {cut(record.task, most // 4)}")
     if record.data:
-        lines.append(f"Data: {_json(record.data)}")
+        lines.append(f"Data: {cut(_json(record.data), most // 8)}")
     lines.append(f"Agent: {unit.faces.get(record.agent, record.agent)}")
     if (report := record.report) is not None:
         lines.append(
@@ -182,7 +182,7 @@ def _task(unit: Unit, number: int, record: WorkerRecord) -> str:
             f"{record.requests} model requests, {report.tokens_used} tokens"
         )
         if report.error:
-            lines.append(f"Error: {report.error}")
+            lines.append(f"Error: {cut(report.error, most // 8)}")
         lines.append(f"Result: {report.summary}")
         if report.data:
             lines.append(f"Result data: {_json(report.data)}")

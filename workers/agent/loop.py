@@ -108,8 +108,7 @@ async def _turn(
 
 def _warn_of_deadline(run: AgentRun, transcript: Transcript) -> None:
     """Past its soft deadline a worker is told so, once, in its next turn."""
-    left = run.soft_remaining()
-    if left is None or left.total_seconds() > 0 or _was_said(transcript, SOFT_DEADLINE):
+    if not run.past_soft_deadline or _was_said(transcript, SOFT_DEADLINE):
         return
     hard = run.seconds_left()
     rest = "" if hard is None else f" You are cut off in {hard:.0f} seconds."

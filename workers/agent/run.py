@@ -61,6 +61,12 @@ class AgentRun:
         left = self.seconds_left()
         return left is not None and left <= 0
 
+    @property
+    def past_soft_deadline(self) -> bool:
+        """Whether it is time to come to an end."""
+        left = self.soft_remaining()
+        return left is not None and left <= timedelta(0)
+
     def at_most(self, limit: timedelta) -> float:
         """Seconds that something may take: its own limit, or less where the deadline is nearer."""
         left = self.seconds_left()

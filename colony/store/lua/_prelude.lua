@@ -188,6 +188,7 @@ end
 -- Ready to be claimed (again); the caller rings, and if it dies first the janitor does. Returns false, and nobody is
 -- rung, when one who was parked finds no place: it lines up for one.
 local function make_pending(wid, rec, ring_again_ms)
+  redis.call('ZREM', K.due, 'wake:' .. wid)
   if rec.state == 'PARKED' and is_capped() and not (has_place() and may_join(rec)) then
     redis.call('HDEL', K.worker(wid), 'waits_batch')
     line_up(wid, rec)

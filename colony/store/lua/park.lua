@@ -1,4 +1,5 @@
--- Let a running worker wait without a slot: for a time, or for one of some batches of its children to be joined.
+-- Let a running worker wait without a slot: for a time, or for one of some batches of its children to be joined, and
+-- then not beyond its soft deadline.
 -- ARGV: worker id, token, reason (time | children), wake in ms (time) or the batches with a space between (children),
 --       ring_again_ms
 -- Returns: {'parked', rings of those it made place for} (also for the same request again), {'ready', {ring}} when what it waits for is there already
@@ -26,6 +27,9 @@ enter(wid, rec, 'PARKED')
 redis.call('HSET', K.worker(wid), 'waits_for', reason)
 if reason == 'children' then
   redis.call('HSET', K.worker(wid), 'waits_batch', ARGV[4])
+  local soft_ms = redis.call('HGET', K.worker(wid), 'soft_ms')
+  local soft = soft_ms and tonumber(rec.created) + tonumber(soft_ms)
+  if soft and soft > now then redis.call('ZADD', K.due, soft, 'wake:' .. wid) end
 else
   redis.call('ZADD', K.due, now + tonumber(ARGV[4]), 'wake:' .. wid)
 end

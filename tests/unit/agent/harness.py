@@ -16,9 +16,11 @@ from colony.definition import AgentSpec
 from colony.models import WorkerRecord, WorkerState
 from colony.testing_model import ScriptedModel, ScriptItem
 from colony.tools import Tool, make_tool
+from workers.agent.background import DELEGATE_TASK, delegating_tool
 from workers.agent.loop import run_agent
 from workers.agent.outcome import Outcome, Reported
 from workers.agent.run import AgentRun
+from workers.agent.spawning import RUN_PARALLEL_WORKERS, Offspring, spawning_tool
 from workers.agent.threads import ToolThreads
 
 
@@ -84,6 +86,7 @@ class Harness:
         remaining: Callable[[], timedelta | None] = lambda: None,
         soft_remaining: Callable[[], timedelta | None] = lambda: None,
         journal: MemoryJournal | None = None,
+        offspring: Offspring | None = None,
         max_tool_result_bytes: int = 65_536,
         max_report_bytes: int = 262_144,
         **spec_options: Any,
@@ -91,20 +94,25 @@ class Harness:
         self.journal = journal or MemoryJournal()
         model = script if isinstance(script, Model) else self.scripted(script)
         spec = AgentSpec(model=model, **spec_options)
-        tools = [f if isinstance(f, Tool) else make_tool(f) for f in functions]
+        made = [f if isinstance(f, Tool) else make_tool(f) for f in functions]
+        tools = {tool.name: tool for tool in made}
+        if offspring is not None:
+            tools[RUN_PARALLEL_WORKERS] = spawning_tool(offspring)
+            tools[DELEGATE_TASK] = delegating_tool(offspring)
         return await run_agent(
             AgentRun(
                 colony_id="ants",
                 goal="Find food.",
                 worker=record(data or {}),
                 spec=spec,
-                tools={tool.name: tool for tool in tools},
+                tools=tools,
                 model=model,
                 parts=parts,
                 journal=self.journal,
                 threads=self.threads,
                 remaining=remaining,
                 soft_remaining=soft_remaining,
+                offspring=offspring,
                 max_tool_result_bytes=max_tool_result_bytes,
                 max_report_bytes=max_report_bytes,
                 sleep=self._sleep,
@@ -158,6 +166,20 @@ def countdown(*seconds: float) -> Callable[[], timedelta]:
     """A deadline's distance, one value per look at it; the last value stays."""
     values = itertools.chain(seconds, itertools.repeat(seconds[-1]))
     return lambda: timedelta(seconds=next(values))
+
+
+def without_times(messages: Sequence[ModelMessage]) -> list[Any]:
+    """Messages with what differs between two runs of the same script taken out."""
+    shown: list[Any] = []
+    for message in messages:
+        for part in message.parts:
+            fields = {
+                k: v for k, v in vars(part).items() if k not in ("timestamp", "otel_metadata")
+            }
+            shown.append(
+                (type(message).__name__, type(part).__name__, sorted(fields.items(), key=str))
+            )
+    return shown
 
 
 def text_answer(text: str, finish_reason: Any = "stop") -> ModelResponse:

@@ -11,7 +11,7 @@ from pydantic_ai.messages import ModelRequest, ModelResponse, ToolReturnPart, Us
 from colony.conversation import Part
 from colony.testing_model import Call, ScriptItem, report
 from colony.tools import ToolContext, make_tool
-from tests.unit.agent.harness import Crash, Harness, MemoryJournal, calls_answer
+from tests.unit.agent.harness import Crash, Harness, MemoryJournal, calls_answer, without_times
 from workers.agent.outcome import Reported
 from workers.agent.transcript import Transcript
 
@@ -68,20 +68,6 @@ SCRIPT: list[ScriptItem] = [
 async def uninterrupted(agent: Harness) -> tuple[list[Any], list[Part]]:
     await agent.run(SCRIPT, *World().tools)
     return agent.seen, agent.journal.parts
-
-
-def without_times(messages: list[Any]) -> list[Any]:
-    """Messages with what differs between two runs of the same script taken out."""
-    shown: list[Any] = []
-    for message in messages:
-        for part in message.parts:
-            fields = {
-                k: v for k, v in vars(part).items() if k not in ("timestamp", "otel_metadata")
-            }
-            shown.append(
-                (type(message).__name__, type(part).__name__, sorted(fields.items(), key=str))
-            )
-    return shown
 
 
 CHECKPOINTS = range(1, 16)
