@@ -94,10 +94,12 @@ class ColonyClient:
     list_workers = _blocking(ColonyRuntime.list_workers)
     get_stats = _blocking(ColonyRuntime.get_stats)
     list_nodes = _blocking(ColonyRuntime.list_nodes)
+    drain_node = _blocking(ColonyRuntime.drain_node)
     list_rejected = _blocking(ColonyRuntime.list_rejected)
     queue_depth = _blocking(ColonyRuntime.queue_depth)
     set_limit = _blocking(ColonyRuntime.set_limit)
     pause_intake = _blocking(ColonyRuntime.pause_intake)
+    get_limits = _blocking(ColonyRuntime.get_limits)
     resume_intake = _blocking(ColonyRuntime.resume_intake)
 
     def events(

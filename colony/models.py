@@ -257,6 +257,14 @@ class FleetStats(Model):
     events: int = 0
 
 
+class Limit(Model):
+    """A cap of admission: what the definition says, and what holds now. None: no cap."""
+
+    name: str
+    defined: int | None
+    most: int | None
+
+
 class Event(Model):
     """One thing that happened. `id` is None for events that are not kept (deltas, progress, gaps).
 

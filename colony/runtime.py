@@ -37,13 +37,14 @@ from colony.models import (
     ReportStatus,
     TaskSpec,
     WorkerRecord,
+    Limit,
     WorkerState,
 )
 from colony.settings import Settings
 from colony.spawning import Batch, Moment, Spawner, SpawnOptions, new_batch
 from colony.store import Link, Stopped, Store
 from colony.store.keys import COLONIES
-from colony.store.records import new_batch_id, new_worker_id
+from colony.store.records import CAPS, limits_of, new_batch_id, new_worker_id
 from colony.tasks import MAX_WORKERS, Limits, check_task, check_tasks
 from colony.waiting import Waiting
 
@@ -411,16 +412,22 @@ class ColonyRuntime:
     async def set_limit(self, name: str, most: int | None) -> None:
         """Set a cap while the fleet runs: ``max_concurrent_workers``, ``max_concurrent_per_key``, or
         ``agent:<name>``; None gives it back to the definition. Raises `UnknownColony`, `InvalidTask`."""
-        known = {"max_concurrent_workers": "colony", "max_concurrent_per_key": "key"}
-        cap = known.get(name, name)
-        if cap not in known.values() and not cap.startswith("agent:"):
-            raise InvalidTask(f"limit {name!r} is unknown: {', '.join(known)} or agent:<name>")
+        cap = CAPS.get(name, name)
+        if cap not in CAPS.values() and not cap.startswith("agent:"):
+            raise InvalidTask(f"limit {name!r} is unknown: {', '.join(CAPS)} or agent:<name>")
         if most is not None and most < 1:
             raise InvalidTask(
                 f"limit {name}: expected at least 1, got {most}; pause_intake stops new work"
             )
         if not await self._store.set_limit(cap, most):
             raise _unknown_colony(self.colony_id)
+
+    async def get_limits(self) -> list[Limit]:
+        """The caps that `set_limit` can change. Raises `UnknownColony`."""
+        face = await self._store.face()
+        if "id" not in face:
+            raise _unknown_colony(self.colony_id)
+        return limits_of(face)
 
     async def pause_intake(self) -> None:
         """Refuse new work (`IntakePaused`) until `resume_intake`; what was accepted runs on."""

@@ -14,7 +14,7 @@ from colony.doorbell import celery_app
 from colony.errors import ColonyError, DefinitionError
 from colony.settings import Settings
 from workers import control
-from workers.node import steps
+from workers.node import drain, steps
 from workers.node.context import NodeContext
 from workers.pool import AsyncioPool
 from workers.tasks import register_tasks
@@ -46,6 +46,7 @@ def make_app(settings: Settings) -> Celery:
     context = NodeContext(colony, settings, app)
     register_tasks(app, context)
     steps.install(app, context)
+    drain.install(app, context.drain)
     control.install(context)
     _size_by_default(app, settings)
     return app

@@ -40,7 +40,7 @@ class Host:
     def open(cls, context: NodeContext) -> Host:
         """On the agent loop. Its store never gives up: a node holds its writes while Redis is away."""
         store = context.open_store(patience=None)
-        ear = Ear(store)
+        ear = Ear(store, context.node, context.drain)
         ear.start()
         settings = context.settings
         models = Models(max_connections=2 * settings.concurrency)

@@ -12,6 +12,7 @@ taskfile      the tasks of such a file, and what is wrong with a line
 harvest       waiting for workers and batches: a bar, what is printed, the exit code
 views         list, show
 trees         tree: a worker with its descendants
+limits        limit: the caps of admission
 operators     events, stop, retry, stats, pause, resume
 transcript    a stored conversation, readable
 nodes         worker, up; a node as a child process

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from colony.cli import batches, demo, doctor, nodes, operators, producers, trees, views
+from colony.cli import batches, demo, doctor, limits, nodes, operators, producers, trees, views
 from colony.cli.output import note
 from colony.errors import ColonyError
 
@@ -76,6 +76,7 @@ app.command("events", rich_help_panel=OPERATE)(operators.events)
 app.command("stop", rich_help_panel=OPERATE)(operators.stop)
 app.command("retry", rich_help_panel=OPERATE)(operators.retry)
 app.command("stats", rich_help_panel=OPERATE)(operators.stats)
+app.command("limit", rich_help_panel=OPERATE)(limits.limit)
 app.command("pause", rich_help_panel=OPERATE)(operators.pause)
 app.command("resume", rich_help_panel=OPERATE)(operators.resume)
 app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)

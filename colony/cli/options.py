@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from colony.cli.durations import When, when_option
+from colony.cli.durations import When, duration_option, when_option
 
 CONNECTION = "Connection and output"
 
@@ -83,9 +84,26 @@ NotBefore = Annotated[
     When | None,
     typer.Option(parser=when_option, metavar="WHEN", help="Not to be started before this."),
 ]
+SoftDeadline = Annotated[
+    timedelta | None,
+    typer.Option(
+        parser=duration_option,
+        metavar="DURATION",
+        help="After this the model is told, in its next turn, to come to an end.",
+    ),
+]
 Priority = Annotated[
     int,
-    typer.Option(help="A number of yours, kept with the worker; the queue is first in, first out."),
+    typer.Option(
+        help="Who lines up for a place (colony limit): a point is worth a minute of waiting."
+    ),
+]
+ConcurrencyKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Of workers with one key at most max_concurrent_per_key run at once; others line up.",
+    ),
 ]
 IdempotencyKey = Annotated[
     str | None,

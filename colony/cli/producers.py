@@ -18,6 +18,7 @@ from colony.cli.options import (
     AsJson,
     BrokerUrl,
     ColonyName,
+    ConcurrencyKey,
     CorrelationId,
     Deadline,
     IdempotencyKey,
@@ -25,6 +26,7 @@ from colony.cli.options import (
     Priority,
     Queue,
     RedisUrl,
+    SoftDeadline,
 )
 from colony.cli.output import emit_json, stdout
 from colony.errors import NoNodes
@@ -47,8 +49,10 @@ def spawn(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many workers are given this task.")] = 1,
     deadline: Deadline = None,
+    soft_deadline: SoftDeadline = None,
     not_before: NotBefore = None,
     priority: Priority = 0,
+    concurrency_key: ConcurrencyKey = None,
     idempotency_key: IdempotencyKey = None,
     correlation_id: CorrelationId = None,
     queue: Queue = False,
@@ -71,6 +75,8 @@ def spawn(
         "deadline": deadline and deadline.value,
         "not_before": not_before and not_before.value,
         "priority": priority,
+        "soft_deadline": soft_deadline,
+        "concurrency_key": concurrency_key,
         "idempotency_key": idempotency_key,
         "correlation_id": correlation_id,
         "require_node": not queue,

@@ -16,6 +16,7 @@ from colony.models import (
     Attempt,
     BatchRecord,
     BatchResult,
+    Limit,
     NodeInfo,
     Report,
     WorkerRecord,
@@ -138,6 +139,28 @@ def to_batch(
         deadline=_moment(raw, "deadline"),
         result=result,
     )
+
+
+CAPS = {"max_concurrent_workers": "colony", "max_concurrent_per_key": "key"}
+"""The names of caps for people, and in the store; an agent's is ``agent:<name>`` in both."""
+
+
+def limits_of(face: Mapping[str, str]) -> list[Limit]:
+    """The caps in a colony's face: the definition's, and those that were set while it runs."""
+    defined = {k.removeprefix("cap:"): v for k, v in face.items() if k.startswith("cap:")}
+    names = {stored: name for name, stored in CAPS.items()}
+    return [
+        Limit(
+            name=names.get(cap, cap),
+            defined=_cap(value),
+            most=_cap(face.get(f"override:{cap}", value)),
+        )
+        for cap, value in sorted(defined.items(), key=lambda item: (item[0] not in names, item))
+    ]
+
+
+def _cap(text: str) -> int | None:
+    return int(text) if text else None
 
 
 def to_node(node: str, raw: Mapping[str, str], lease_seconds: float, running: int) -> NodeInfo:

@@ -239,3 +239,17 @@ async def test_the_tree_shows_what_each_waits_for_and_is_stopped_whole(
 
     await wait_until(is_over, SECONDS, what="nobody of the tree is left")
     assert "1 completed, 4 stopped" in (await colony.run("tree", root)).splitlines()[5]
+
+
+async def test_a_limit_is_shown_set_and_reset(colony: Commands, runtime: ColonyRuntime) -> None:
+    """`colony limit` shows the definition's caps and what holds now; a set one holds until --reset."""
+    limit = "max_concurrent_workers"
+    assert {"name": limit, "defined": None, "most": 2} in await colony.json("limit", limit, "2")
+    assert "agent:agent" in await colony.run("limit")
+    key = ("--concurrency-key", "k", "--soft-deadline", "1m")
+    batch = await colony.json("batch", "-", *key, stdin="fetch\nfetch\nfetch\nfetch\n")
+    assert await runtime.wait_for_batch(batch["batch"], 20) is not None
+    shown = await colony.json("limit", limit, "--reset")
+    assert {"name": limit, "defined": None, "most": None} in shown
+    await colony.run("limit", "agents", "2", code=1)
+    await colony.run("limit", limit, code=2)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from colony import ColonyConfig, EventType, Settings
+from colony import Colony, ColonyConfig, EventType, Settings
 from colony.cli import app
 from colony.definition import AgentSpec, load_colony
 from colony.runtime import ColonyRuntime
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.fleet
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-PRODUCERS = ("producer.py", "blocking.py")
-MODULES = ("stock.py", "local_model.py", "scripted.py", "test_stock.py")
+PRODUCERS = ("producer.py", "blocking.py", "batches.py")
+MODULES = ("stock.py", "local_model.py", "desk.py", "scripted.py", "test_stock.py")
 END_SECONDS = 30
 
 
@@ -202,6 +202,15 @@ def test_the_local_model_is_a_valid_agent() -> None:
     exec(compile(python("local_model.py").text, "local_model.py", "exec"), names)
     assert isinstance(names["local"], AgentSpec)
     assert names["local"].base_url == "http://gpu-1:8000/v1"
+
+
+def test_the_agents_that_spawn_are_a_valid_definition() -> None:
+    """The desk is what nodes load."""
+    names: dict[str, object] = {}
+    exec(compile(python("desk.py").text, "desk.py", "exec"), names)
+    assert isinstance(names["colony"], Colony)
+    names["colony"].check()
+    assert names["colony"].agents["lead"].spawns
 
 
 def test_the_table_of_commands_is_complete() -> None:

@@ -13,6 +13,7 @@ from colony.definition import Colony
 from colony.doorbell import Doorbells
 from colony.settings import Settings
 from colony.store import Link, Store
+from workers.node.drain import Drain
 from workers.node.lease import Lease
 
 
@@ -32,6 +33,7 @@ class NodeContext:
     hostname: str = "node"
     boot: str = field(default_factory=new_boot)
     lease: Lease = field(default_factory=Lease)
+    drain: Drain = field(default_factory=Drain)
 
     @property
     def node(self) -> str:

@@ -91,6 +91,15 @@ class Heart(Role):
                 held.get(running.worker_id) != running.token
             ):
                 running.drop()
+        await self._see_to_drain(store)
+
+    async def _see_to_drain(self, store: Store) -> None:
+        """Tell the store that this node drains; or do so, if the store says that it is to."""
+        drain = self.context.drain
+        if drain.begun:
+            await store.drain(self.context.node)
+        elif await store.is_draining(self.context.node):
+            drain.end_node()
 
     async def _give_back_lost(self, store: Store, held: dict[str, str]) -> None:
         """Held for a second beat and not run by any slice: a crashed slice, a killed pool child."""
@@ -107,7 +116,7 @@ class Heart(Role):
             worker_id,
             token,
             f"its slice on {self.context.node} was lost",
-            counted=True,
+            counted=not self.context.drain.begun,
             ring_again_after=self.context.settings.ring_again_after,
         )
         if ring is not None:
