@@ -98,8 +98,8 @@ class ColonyClient:
     list_rejected = _blocking(ColonyRuntime.list_rejected)
     queue_depth = _blocking(ColonyRuntime.queue_depth)
     set_limit = _blocking(ColonyRuntime.set_limit)
-    pause_intake = _blocking(ColonyRuntime.pause_intake)
     get_limits = _blocking(ColonyRuntime.get_limits)
+    pause_intake = _blocking(ColonyRuntime.pause_intake)
     resume_intake = _blocking(ColonyRuntime.resume_intake)
 
     def events(

@@ -6,6 +6,8 @@ answer    ``{"kind": "answer", "message": ModelResponse, "opened": [tool call id
           answer, and the calls of it that were about to start when it was written
 result    ``{"kind": "result", "tool_call_id": id, "part": ToolReturnPart,
           "opened": [tool call ids]}``: how one call ended, and the calls that start after it
+opened    ``{"kind": "opened", "opened": [tool call ids]}``: calls that start when a worker goes on that
+          was handed over between an answer and its calls
 ========  =========================================================================================
 
 Messages and parts are pydantic-ai's, in its JSON form (`ModelMessagesTypeAdapter`).
@@ -30,7 +32,7 @@ from colony.models import ReportStatus
 class Part(TypedDict, total=False):
     """One part, decoded. See the module's table for which fields go with which kind."""
 
-    kind: Literal["request", "answer", "result"]
+    kind: Literal["request", "answer", "result", "opened"]
     message: dict[str, Any]
     tool_call_id: str
     part: dict[str, Any]

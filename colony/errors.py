@@ -78,6 +78,10 @@ class UnknownBatch(ColonyError, LookupError):
     """There is no such batch, or its records were retired."""
 
 
+class UnknownNode(ColonyError, LookupError):
+    """There is no such node, or it has ended."""
+
+
 class NotEnded(ColonyError):
     """The operation needs a worker that has ended; this one has not."""
 

@@ -230,7 +230,10 @@ class WorkerRecord(Model):
 
 
 class NodeInfo(Model):
-    """One node as it described itself on its last beat. `lease_seconds` < 0: it is presumed dead."""
+    """One node as it described itself on its last beat. `lease_seconds` < 0: it is presumed dead.
+
+    `draining`: it takes nothing new and is about to end.
+    """
 
     node: str
     host: str
@@ -242,6 +245,11 @@ class NodeInfo(Model):
     started_at: datetime
     lease_seconds: float
     running: int = 0
+    lag_ms: int = 0
+    """How long its agent loop took, or has taken so far, to answer its heart."""
+    silent_ms: int = 0
+    """How long the broker has not answered its consumer, while an answer was due (every second)."""
+    draining: bool = False
 
 
 class FleetStats(Model):

@@ -23,13 +23,21 @@ from pydantic import JsonValue
 from colony.conversation import Part
 from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
-from colony.errors import InvalidTask, NotEnded, UnknownBatch, UnknownColony, UnknownWorker
+from colony.errors import (
+    InvalidTask,
+    NotEnded,
+    UnknownBatch,
+    UnknownColony,
+    UnknownNode,
+    UnknownWorker,
+)
 from colony.events import Filter, Handler, Subscription, read_events
 from colony.models import (
     BatchRecord,
     BatchResult,
     Event,
     FleetStats,
+    Limit,
     NodeInfo,
     OnComplete,
     Rejected,
@@ -37,7 +45,6 @@ from colony.models import (
     ReportStatus,
     TaskSpec,
     WorkerRecord,
-    Limit,
     WorkerState,
 )
 from colony.settings import Settings
@@ -365,6 +372,25 @@ class ColonyRuntime:
     async def list_nodes(self) -> list[NodeInfo]:
         """The nodes with their leases."""
         return await self._store.nodes()
+
+    async def drain_node(self, node: str) -> str:
+        """Have a node end as after SIGTERM: it takes nothing new, lets the calls in flight end (at most
+        `drain_grace`), hands its workers over and leaves; under a supervisor of ours it stays away. `node`
+        is its name, or as much of its beginning as no other node shares; returns the name. `UnknownNode`.
+        """
+        names = [found.node for found in await self.list_nodes() if found.lease_seconds > 0]
+        meant = [name for name in names if name == node] or [
+            name for name in names if node and name.startswith(node)
+        ]
+        if len(meant) != 1:
+            what = f"{len(meant)} nodes are" if meant else "no node is"
+            raise UnknownNode(
+                f"{what} named {node!r}…: expected a name, or the beginning of only one, of: "
+                f"{', '.join(meant or names) or 'none is alive'}"
+            )
+        if not await self._store.drain(meant[0]):
+            raise UnknownNode(f"node {meant[0]!r} has just ended")
+        return meant[0]
 
     async def list_rejected(self, limit: int = 100) -> list[Rejected]:
         """Messages on the queue that were set aside, newest first."""

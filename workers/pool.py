@@ -236,7 +236,10 @@ class AsyncioPool(BasePool):  # type: ignore[misc]
 
     def on_stop(self) -> None:
         """Warm: wait for every job, the queued ones too, as long as `colony_drain_grace_seconds` (for
-        ever where it is not set). After that, and in a cold shutdown: cut."""
+        ever where it is not set). After that, and in a cold shutdown: cut. The node's drain begins,
+        if it has not: not every way to shut a worker down comes with a signal."""
+        if (drain := getattr(self.app, "colony_drain", None)) is not None:
+            drain.begin()
         grace = self.app.conf.get("colony_drain_grace_seconds", math.inf)
         deadline = time.monotonic() + grace
         while self._jobs and not _cold() and time.monotonic() < deadline:

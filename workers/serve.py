@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from colony.settings import Settings
 from colony.store import Link, Store
 from workers.agent.model import resolve_model
 from workers.app import make_app
+from workers.node.drain import EXIT_DRAINED
 
 LOOK_EVERY_SECONDS = 0.2
 BEGIN_AGAIN_AFTER_SECONDS = 3.0
@@ -47,8 +49,16 @@ async def _check_models_and_redis(
         await link.close()
 
 
-def serve(settings: Settings, *, concurrency: int | None, pool: str, loglevel: str) -> int:
-    """Run one node in this process until it is told to end. Returns its exit code."""
+def serve(
+    settings: Settings,
+    *,
+    concurrency: int | None,
+    pool: str,
+    loglevel: str,
+    supervised: bool = False,
+) -> int:
+    """Run one node in this process until it is told to end. Returns its exit code; to a supervisor
+    that of a drained node is `EXIT_DRAINED`."""
     app = make_app(settings)
     nodes: list[Any] = []
     signals.worker_init.connect(lambda sender, **_: nodes.append(sender), weak=False)
@@ -63,7 +73,8 @@ def serve(settings: Settings, *, concurrency: int | None, pool: str, loglevel: s
         app.worker_main(options)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return max((node.exitcode or 0 for node in nodes), default=0)  # worker_main drops it
+    code = max((node.exitcode or 0 for node in nodes), default=0)  # worker_main drops it
+    return EXIT_DRAINED if code == 0 and supervised and app.colony_drain.from_afar else code
 
 
 def settings_name(settings: Settings) -> str:
@@ -73,25 +84,40 @@ def settings_name(settings: Settings) -> str:
 
 
 class Supervisor:
-    """Keeps a number of node processes alive, and ends them all on SIGTERM and SIGINT."""
+    """Keeps a number of node processes alive, and hands on SIGTERM and SIGQUIT, each as often as it comes.
+    A terminal's Ctrl-C reaches the nodes, too: it is handed on as SIGTERM, or again as SIGQUIT, so that
+    none takes one for two. A node that an operator has drained is not started again."""
 
     def __init__(self, command: list[str], processes: int) -> None:
         self._command = command
-        self._told: int | None = None
-        signal.signal(signal.SIGTERM, self._tell)
-        signal.signal(signal.SIGINT, self._tell)
+        self._told: deque[int] = deque()
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(signum, self._tell)
         self._begun = [0.0] * processes
         self._nodes = [self._begin(index) for index in range(processes)]
 
     def run(self) -> int:
-        """Until told to end; returns the worst exit code of the nodes."""
-        while self._told is None:
-            for index, node in enumerate(self._nodes):
-                if node.poll() is not None and self._may_begin(index):
-                    sys.stderr.write(f"colony: node process {node.pid} ended, another is started\n")
-                    self._nodes[index] = self._begin(index)
+        """Until told to end, or until every node was drained; returns the worst exit code of the nodes."""
+        told: list[int] = []
+        while not told or any(node.poll() is None for node in self._nodes):
+            while self._told:
+                told.append(_handed_on(self._told.popleft(), again=bool(told)))
+                self._hand_on(told[-1])
+            if not told:
+                if all(node.poll() == EXIT_DRAINED for node in self._nodes):
+                    return 0
+                self._replace_ended()
             time.sleep(LOOK_EVERY_SECONDS)
-        return self._end(self._told)
+        # A node that was still starting has no handler yet: our signal ends it, and nothing is lost.
+        harmless = {0, EXIT_DRAINED, *(-signum for signum in told)}
+        return max(0 if node.wait() in harmless else abs(node.wait()) for node in self._nodes)
+
+    def _replace_ended(self) -> None:
+        for index, node in enumerate(self._nodes):
+            code = node.poll()
+            if code not in (None, EXIT_DRAINED) and self._may_begin(index) and not self._told:
+                sys.stderr.write(f"colony: node process {node.pid} ended, another is started\n")
+                self._nodes[index] = self._begin(index)
 
     def _begin(self, index: int) -> subprocess.Popen[bytes]:
         self._begun[index] = time.monotonic()
@@ -103,15 +129,18 @@ class Supervisor:
 
     def _tell(self, signum: int, _: FrameType | None) -> None:
         """Only noted: a signal may come in the middle of starting a node, which must be told too."""
-        self._told = signum
+        self._told.append(signum)
 
-    def _end(self, signum: int) -> int:
+    def _hand_on(self, signum: int) -> None:
         for node in self._nodes:
             if node.poll() is None:
                 node.send_signal(signum)
-        codes = [node.wait() for node in self._nodes]
-        # A node that was still starting has no handler yet: our signal ends it, and nothing is lost.
-        return max(0 if code == -signum else abs(code) for code in codes)
+
+
+def _handed_on(signum: int, *, again: bool) -> int:
+    if signum != signal.SIGINT:
+        return signum
+    return signal.SIGQUIT if again else signal.SIGTERM
 
 
 def main(argv: list[str]) -> int:
@@ -122,6 +151,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--pool", choices=POOLS, default="asyncio")
     parser.add_argument("--loglevel", default="info")
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     os.environ["COLONY_APP"] = options.app
     try:
@@ -133,10 +163,14 @@ def main(argv: list[str]) -> int:
     if options.processes > 1:
         python = [sys.executable, *(["-P"] if sys.flags.safe_path else [])]
         command = [*python, "-m", "workers", options.app, "--pool", options.pool]
-        command += ["--loglevel", options.loglevel]
+        command += ["--loglevel", options.loglevel, "--supervised"]
         if options.concurrency is not None:
             command += ["--concurrency", str(options.concurrency)]
         return Supervisor(command, options.processes).run()
     return serve(
-        settings, concurrency=options.concurrency, pool=options.pool, loglevel=options.loglevel
+        settings,
+        concurrency=options.concurrency,
+        pool=options.pool,
+        loglevel=options.loglevel,
+        supervised=options.supervised,
     )

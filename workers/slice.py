@@ -20,11 +20,11 @@ from colony.conversation import Filed
 from colony.definition import AgentSpec
 from colony.errors import ModelError, StaleToken
 from colony.models import ReportStatus, WorkerState
-from colony.store import Claim, Refusal
+from colony.store import Claim, Refusal, Ring
 from colony.tools import Tool
 from workers.agent.background import DELEGATE_TASK, delegating_tool
 from workers.agent.loop import run_agent
-from workers.agent.outcome import Outcome, Parked, Reported, Waiting
+from workers.agent.outcome import HandedOver, Outcome, Parked, Reported, Waiting
 from workers.agent.run import AgentRun
 from workers.agent.spawning import RUN_PARALLEL_WORKERS, Offspring, spawning_tool
 from workers.host import Host
@@ -45,9 +45,13 @@ CUT_REPORTS = {
     Cut.TERMINATE: Filed(ReportStatus.STOPPED, "Worker was terminated.", error="stopped"),
 }
 
+HANDED_OVER = "handed over"
+
 
 async def run_slice(host: Host, worker_id: str) -> bool:
     """Answer one doorbell. True when the worker is terminal now: the doorbell has done its work."""
+    if host.context.drain.begun:
+        return await _pass_on(host, worker_id)
     claim = await _claim(host, worker_id)
     if not isinstance(claim, Claim):
         return await _refused(host, worker_id, claim)
@@ -71,7 +75,20 @@ async def _claim(host: Host, worker_id: str) -> Claim | Refusal | str:
     )
 
 
+async def _pass_on(host: Host, worker_id: str) -> bool:
+    """This node drains: ring for another, if there is anything to do."""
+    record = await host.store.get(worker_id)
+    if record is None:
+        return await _refused(host, worker_id, Refusal.UNKNOWN)
+    if record.state is WorkerState.PENDING:
+        place = record.batch_id or "", record.batch_index or 0
+        await host.ring([Ring(worker_id, record.agent, *place)])
+    return record.state.terminal
+
+
 async def _refused(host: Host, worker_id: str, why: Refusal | str) -> bool:
+    if why is Refusal.DRAINING:
+        return await _pass_on(host, worker_id)
     if why is Refusal.UNKNOWN:
         await host.store.reject(
             "no worker has this id (forgotten by retention, or not ours)", worker_id
@@ -128,6 +145,8 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             soft_remaining=_countdown(claim.soft_remaining),
             offspring=offspring,
             fence=lambda: host.still_owns(running),
+            draining=lambda: host.context.drain.begun,
+            sleep=host.context.drain.sleep,
             max_tool_result_bytes=colony.config.max_tool_result_bytes,
             max_report_bytes=colony.config.max_report_bytes,
         )
@@ -150,7 +169,9 @@ def _tools(host: Host, spec: AgentSpec, offspring: Offspring | None) -> dict[str
 
 
 async def _release(host: Host, running: Running, outcome: Outcome) -> bool:
-    """done → settle, waiting → park (unless it was told to stop meanwhile)."""
+    """done → settle, waiting → park (unless it was told to stop meanwhile), drained → hand over."""
+    if isinstance(outcome, HandedOver):
+        return await _give_back(host, running, HANDED_OVER)
     if isinstance(outcome, Parked | Waiting):
         return await _park(host, running, outcome)
     filed = Filed(outcome.status, outcome.summary, outcome.data, outcome.error)
@@ -188,7 +209,7 @@ async def _release_cut(host: Host, running: Running, cut: Cut | None) -> bool:
     if not running.told and cut in CUT_REPORTS:
         await _settle(host, running, CUT_REPORTS[cut])
         return True
-    return await _give_back(host, running, "told to stop" if running.told else "handed over")
+    return await _give_back(host, running, "told to stop" if running.told else HANDED_OVER)
 
 
 async def _give_back(host: Host, running: Running, why: str) -> bool:

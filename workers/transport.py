@@ -26,8 +26,18 @@ log = logging.getLogger("colony.transport")
 SetAside = Callable[[str, str], None]
 
 
+class QoS(redis.QoS):
+    """Lets nothing more in when the node drains."""
+
+    def can_consume(self) -> bool:
+        """Whether the next message may be asked for."""
+        return not Transport.is_closed() and bool(super().can_consume())  # type: ignore[no-untyped-call]
+
+
 class Channel(redis.Channel):
     """A channel whose reader survives what it cannot read."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -57,6 +67,8 @@ class Transport(redis.Transport):
     Channel = Channel
     set_aside: ClassVar[SetAside | None] = None
     """Where unreadable messages go (reason, text). The node sets it; without, they are only logged."""
+    is_closed: ClassVar[Callable[[], bool]] = staticmethod(lambda: False)
+    """Whether no message is to be asked for any more. The node sets it."""
 
     def _deliver(self, message: Any, queue: str) -> None:
         reason = self._unreadable(message)

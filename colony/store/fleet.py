@@ -54,6 +54,14 @@ class FleetKeeping(StoreBase):
         reply = await self.run("beat", node, millis(lease), int(join), *flat)
         return pairs(reply[1]) if reply[0] == "ok" else None
 
+    async def drain(self, node: str) -> bool:
+        """Have a node refused every claim, hand over what it runs, and end; False: there is none."""
+        return bool(await self.run("drain", node) == "ok")
+
+    async def is_draining(self, node: str) -> bool:
+        """Whether a node is to drain: the durable flag behind the hint."""
+        return await self.link.call("HGET", self.keys("node", node), "draining") is not None
+
     async def sweep(self, *, interval: timedelta, lease: timedelta, cap: int) -> Due | None:
         """What is due now; None when another node has just looked."""
         reply = await self.run("sweep", millis(interval), millis(lease), cap)

@@ -168,6 +168,7 @@ def to_node(node: str, raw: Mapping[str, str], lease_seconds: float, running: in
     return NodeInfo.model_validate(
         {
             **raw,
+            "draining": "draining" in raw,
             "node": node,
             "started_at": _moment(raw, "started_at"),
             "lease_seconds": lease_seconds,

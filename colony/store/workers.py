@@ -45,6 +45,7 @@ class Refusal(StrEnum):
     UNKNOWN = "unknown"
     LEASE = "lease"
     VERSION = "version"
+    DRAINING = "draining"
 
 
 REFUSALS = {refusal.value: refusal for refusal in Refusal}

@@ -48,12 +48,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """No answer is to be had: what to say of it. `out_of_time`: the worker's deadline cut it."""
+    """No answer is to be had: what to say of it. `out_of_time`: the worker's deadline cut it;
+    `handed_over`: another node is to ask."""
 
     error: str
     retries: list[Retry]
     tries: int
     out_of_time: bool = False
+    handed_over: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -91,6 +93,8 @@ async def ask(
             return NoReply(
                 "the deadline passed before the model was asked", retries, attempt, out_of_time=True
             )
+        if run.draining():
+            return NoReply("the node drains", retries, attempt, handed_over=True)
         answer = await _try(run, transcript.messages, parameters, turn, attempt)
         if isinstance(answer, ModelResponse):
             return Reply(answer, retries)

@@ -28,7 +28,7 @@ from workers.agent.asking import NoReply, ask, request_parameters
 from workers.agent.background import holds_back, tell_ended, wait_for_units
 from workers.agent.checkpoints import answer_step
 from workers.agent.limits import limit_reached, timed_out
-from workers.agent.outcome import Outcome, Parked, Reported, Waiting
+from workers.agent.outcome import HandedOver, Outcome, Parked, Reported, Waiting
 from workers.agent.prompts import first_request
 from workers.agent.report import (
     REPORT_TOOL,
@@ -78,8 +78,17 @@ async def _resume(run: AgentRun, transcript: Transcript) -> Outcome | None:
     held = was_held_back(transcript.results)
     filed, _ = judge_reports(answer.tool_calls, run.max_report_bytes, held_back=held)
     left = [call for call in transcript.unresolved if call.tool_name != REPORT_TOOL]
-    groups = plan_calls(run, left, transcript.opened)
+    groups = plan_calls(run, left, transcript.opened) if not run.draining() else []
+    await _open(run, transcript, groups)
     return await _act(run, transcript, answer, filed, groups)
+
+
+async def _open(run: AgentRun, transcript: Transcript, groups: list[list[PlannedCall]]) -> None:
+    """Write that the first group begins, where the part before did not say so: after a hand-over."""
+    unopened = [c for c in groups[0] if c.id not in transcript.opened] if groups else []
+    if unopened:
+        opened, started = opened_by(unopened)
+        await run.journal.append(Step([transcript.add_opened(opened)], events=started))
 
 
 async def _turn(
@@ -96,6 +105,8 @@ async def _turn(
     held = holds_back(run, transcript, answer)
     filed, judged = judge_reports(answer.tool_calls, run.max_report_bytes, held_back=held)
     groups = plan_calls(run, [call for call in answer.tool_calls if call.tool_name != REPORT_TOOL])
+    if run.draining():
+        groups = []  # not opened, so that another may surely make them
     opened, started = opened_by(groups[0] if groups else ())
     parts = transcript.add_answer(answer, message, opened)
     parts += [transcript.add_result(result) for result in judged]
@@ -136,6 +147,8 @@ async def _act(
         pause = await run_calls(run, transcript, groups)
     except ParkForChildren as park:
         return Waiting((park.batch_id,))
+    if run.draining() and not run.out_of_time and _calls_left(transcript):
+        return HandedOver()
     if filed is not None:
         return from_filed(filed)
     if pause is not None and not run.out_of_time:
@@ -145,6 +158,10 @@ async def _act(
     if (is_done and holds_back(run, transcript, answer)) or was_held_back(transcript.results):
         return await wait_for_units(run, transcript)
     return ending
+
+
+def _calls_left(transcript: Transcript) -> bool:
+    return any(call.tool_name != REPORT_TOOL for call in transcript.unresolved)
 
 
 def _conclude(run: AgentRun, transcript: Transcript, answer: ModelResponse) -> Reported | None:
@@ -190,8 +207,12 @@ def _request_of(part: UserPromptPart | RetryFeedbackPart) -> ModelRequest:
     return ModelRequest([part], timestamp=part.timestamp)
 
 
-async def _give_up(run: AgentRun, transcript: Transcript, reply: NoReply) -> Reported:
+async def _give_up(run: AgentRun, transcript: Transcript, reply: NoReply) -> Outcome:
     """End a worker whose model does not answer; what it was asked stays readable."""
+    if reply.handed_over:
+        if reply.tries:
+            await run.journal.append(Step([], requests=reply.tries, events=reply.retries))
+        return HandedOver()
     parts = transcript.take_unwritten()
     if parts or reply.tries:
         await run.journal.append(Step(parts, requests=reply.tries, events=reply.retries))

@@ -35,4 +35,9 @@ class Waiting:
     batch_ids: tuple[str, ...]
 
 
-Outcome = Reported | Parked | Waiting
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The node drains; all that was paid for is written. Another node goes on from there."""
+
+
+Outcome = Reported | Parked | Waiting | HandedOver

@@ -29,6 +29,7 @@ class AgentRun:
     `parts` is the worker's conversation so far, as stored. `remaining` is the time to the worker's
     deadline: None without one, zero or less once it has passed; `soft_remaining` likewise for the
     soft deadline. `offspring` is None where the agent may not spawn. `sleep` is how a retry waits.
+    `draining`: no new call is to be begun; `run_agent` then ends as `HandedOver`.
     `fence` is awaited before each call to a model or a tool: it returns when the worker surely is
     ours, and raises `StaleToken` when it is not any more.
     """
@@ -49,6 +50,7 @@ class AgentRun:
     offspring: Offspring | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     fence: Callable[[], Awaitable[None]] = no_fence
+    draining: Callable[[], bool] = lambda: False
 
     def seconds_left(self) -> float | None:
         """Seconds to the worker's deadline; None without one."""

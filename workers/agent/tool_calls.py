@@ -114,19 +114,22 @@ async def run_calls(
     children are in.
 
     The first group must have been opened by the part before. Stops between two groups when the
-    worker's deadline has passed: the rest never begins.
+    worker's deadline has passed: the rest never begins; and when the node drains, unless a pause was
+    asked for, which would be lost: the rest is made by another.
     """
     pauses: list[timedelta] = []
+    handed_over = False
     for number, group in enumerate(groups):
-        if run.out_of_time:
+        if run.out_of_time or handed_over:
             break
         following = opened_by(groups[number + 1] if number + 1 < len(groups) else ())
         waiting = len(group)
 
         async def record(ended: EndedCall, following: Opening = following) -> None:
-            nonlocal waiting
+            nonlocal waiting, handed_over
             waiting -= 1
-            opened, started = following if waiting == 0 else ([], [])
+            handed_over = run.draining() and not pauses and ended.park is None
+            opened, started = following if waiting == 0 and not handed_over else ([], [])
             part = transcript.add_result(ended.result, opened)
             await run.journal.append(Step([part], events=[_completed(ended), *started]))
             if ended.park is not None:

@@ -134,6 +134,12 @@ class Transcript:
             "opened": ids,
         }
 
+    def add_opened(self, opened: Iterable[str]) -> Part:
+        """Calls of the last answer are about to begin; returns the part to write."""
+        ids = list(opened)
+        self.opened.update(ids)
+        return {"kind": "opened", "opened": ids}
+
     def _take(self, part: Part) -> None:
         match part["kind"]:
             case "request":
@@ -145,6 +151,8 @@ class Transcript:
                 self._add_result(
                     _RESULT.validate_json(json.dumps(part["part"])), part.get("opened", [])
                 )
+            case "opened":
+                self.opened.update(part["opened"])
             case unknown:
                 raise ValueError(f"unknown kind {unknown!r}")
 

@@ -1,7 +1,8 @@
-"""The ear: hears that a worker must stop, and cuts its slice.
+"""The ear: hears that a worker must stop, and cuts its slice; and that the node is to drain.
 
 The word comes over pub/sub and may be missed; behind it stands a durable flag that every
-checkpoint returns, and the store's own patience (`stop_grace`).
+checkpoint returns, and the store's own patience (`stop_grace`). That of the
+drain is read by the heart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 
 from colony.store import Store
 from colony.store.listen import listen
+from workers.node.drain import Drain
 from workers.running import RUNNING
 
 log = logging.getLogger("colony.ear")
@@ -20,8 +22,10 @@ log = logging.getLogger("colony.ear")
 class Ear:
     """Listens on the agent loop. The same three verbs as the other roles: start, stop, one round."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, node: str, drain: Drain) -> None:
         self._store = store
+        self._node = node
+        self._drain = drain
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -35,11 +39,13 @@ class Ear:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def round(self, message: str) -> None:
-        """One word: ``stop <worker id>``. Words for workers that run elsewhere are not ours."""
-        verb, _, worker_id = message.partition(" ")
-        running = RUNNING.get(worker_id)
+        """One word: ``stop <worker id>`` or ``drain <node>``. Words for others are not ours."""
+        verb, _, of = message.partition(" ")
+        if verb == "drain" and of == self._node:
+            self._drain.end_node()
+        running = RUNNING.get(of)
         if verb == "stop" and running is not None:
-            log.info("worker %s is told to stop", worker_id)
+            log.info("worker %s is told to stop", of)
             running.stop()
 
     async def _listen(self) -> None:

@@ -67,6 +67,15 @@ class Heart(Role):
         self._drop_rescued(held)
         self.context.lease.renewed(asked_at, self.context.settings.lease)  # after the dropping
         await self._give_back_lost(store, held)
+        await self._see_to_drain(store)
+
+    async def _see_to_drain(self, store: Store) -> None:
+        """Tell the store that this node drains; or do so, if the store says that it is to."""
+        drain = self.context.drain
+        if drain.begun:
+            await store.drain(self.context.node)
+        elif await store.is_draining(self.context.node):
+            drain.end_node()
 
     async def end(self, store: Store) -> None:
         """Leave: what is still held is handed over at once, and counts as no death."""
@@ -91,15 +100,6 @@ class Heart(Role):
                 held.get(running.worker_id) != running.token
             ):
                 running.drop()
-        await self._see_to_drain(store)
-
-    async def _see_to_drain(self, store: Store) -> None:
-        """Tell the store that this node drains; or do so, if the store says that it is to."""
-        drain = self.context.drain
-        if drain.begun:
-            await store.drain(self.context.node)
-        elif await store.is_draining(self.context.node):
-            drain.end_node()
 
     async def _give_back_lost(self, store: Store, held: dict[str, str]) -> None:
         """Held for a second beat and not run by any slice: a crashed slice, a killed pool child."""

@@ -1,7 +1,7 @@
 -- Take the right to run a worker. Asked again with the same token it gives the same answer.
 -- ARGV: worker id, node, token, definition's version
 -- Returns: {'claimed', record as field, value, …, parts}, or {'refused', reason}:
---          'unknown', 'lease' (the node's is gone), 'version', or the state the worker is in
+--          'unknown', 'lease' (the node's is gone), 'draining' (the node is), 'version', or the state the worker is in
 local wid, node, token = ARGV[1], ARGV[2], ARGV[3]
 local rec = read(wid)
 if not rec.state or rec.state == 'STAGED' then return {'refused', 'unknown'} end
@@ -9,6 +9,7 @@ local lease = redis.call('ZSCORE', K.nodes, node)
 if not lease or tonumber(lease) <= now then return {'refused', 'lease'} end
 if not owns(rec, token) then
   if rec.state ~= 'PENDING' then return {'refused', rec.state} end
+  if redis.call('HGET', K.node(node), 'draining') then return {'refused', 'draining'} end
   local wanted = redis.call('HGET', K.worker(wid), 'version')
   if wanted ~= ARGV[4] then
     redis.call('HSET', K.worker(wid), 'waits_for', 'version ' .. wanted)

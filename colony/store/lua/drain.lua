@@ -1,0 +1,8 @@
+-- Drain a node: it is refused every claim from now on, hands over what it runs, and ends. What is taken from it counts
+-- as no death. Again, it changes nothing. The flag stands until the node has left.
+-- ARGV: node
+-- Returns: 'ok', or 'unknown' when no such node has a lease
+if not redis.call('ZSCORE', K.nodes, ARGV[1]) then return 'unknown' end
+redis.call('HSETNX', K.node(ARGV[1]), 'draining', int(now))
+redis.call('PUBLISH', K.hints, 'drain ' .. ARGV[1])
+return 'ok'

@@ -1,0 +1,84 @@
+"""The drain: a node that is told to end takes nothing new, and what it runs goes on elsewhere.
+
+    SIGTERM, `colony drain`  ─▶ begin ─▶ calls in flight end ─▶ each worker is handed over at its checkpoint
+    drain_grace later                    those still in a call are cut, and handed over at their last one
+    SIGQUIT                              the same at once
+
+A drain takes as long as the longest call in flight: a worker that comes to a checkpoint begins no other
+call. The hand-over counts as no death. Celery reads a second SIGTERM as the first; what ends a drain
+early is SIGQUIT (Celery's cold shutdown), or Ctrl-C for the second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+from multiprocessing.sharedctypes import RawValue
+from typing import Any, Final
+
+from celery import Celery, signals
+
+from workers.transport import Transport
+
+log = logging.getLogger("colony.drain")
+
+EXIT_DRAINED: Final = 75
+"""The exit code, seen by a supervisor of ours only, of a node that was drained from afar: it is not to be
+started again. Everybody else sees 0."""
+
+LOOK_SECONDS = 0.05
+
+
+class Drain:
+    """One for a node, shared with the children of a prefork pool (made before the fork)."""
+
+    def __init__(self) -> None:
+        self._begun = RawValue(ctypes.c_bool, False)
+        self._owner = os.getpid()
+        self._look: asyncio.Task[None] | None = None
+        self.from_afar = False
+        """Whether an operator drained this node (`colony drain`), rather than a signal."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether nothing new is to be taken."""
+        return bool(self._begun.value)
+
+    def begin(self) -> None:
+        """Take nothing new from now on. From any thread, also from a signal handler; again: nothing."""
+        self._begun.value = True
+
+    def end_node(self) -> None:
+        """An operator drains this node: it ends as if SIGTERM had come. Nothing, if it already does, and
+        in a child of a prefork pool."""
+        if self.begun or self.from_afar or os.getpid() != self._owner:
+            return
+        self.from_afar = True
+        log.warning("this node is drained by an operator: it hands over and ends")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not into the drain."""
+        loop = asyncio.get_running_loop()
+        if self._look is None or self._look.done() or self._look.get_loop() is not loop:
+            self._look = loop.create_task(self._until_begun(), name="colony-drain")
+        await asyncio.wait({self._look}, timeout=seconds)
+
+    async def _until_begun(self) -> None:
+        """One look-out for all who sleep; it ends with the drain's begin."""
+        while not self.begun:  # noqa: ASYNC110 (set by a signal handler, or in another process)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def install(app: Celery, drain: Drain) -> None:
+    """Begin the drain when Celery is told to shut down; a draining node takes no message more."""
+
+    def begin(**_: Any) -> None:
+        drain.begin()
+
+    app.colony_drain = drain
+    Transport.is_closed = lambda: drain.begun
+    signals.worker_shutting_down.connect(begin, weak=False)
