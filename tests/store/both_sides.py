@@ -14,7 +14,7 @@ from colony.errors import StaleToken, TreeLimit
 from colony.models import ReportStatus
 from colony.store import Claim
 from colony.store.records import new_record
-from colony.store.workers import NewBatch, Parent, Policy
+from colony.store.workers import Background, NewBatch, Parent, Policy
 from tests.store.kit import VERSION, new_colony_id, open_store, step
 from tests.store.model import Batch, Worker
 from tests.store.model_janitor import Model
@@ -58,7 +58,10 @@ class BothSides(RuleBasedStateMachine):
     def accept(self, ids: list[str], request: dict[str, Any]) -> None:
         verdict = self.do(self._accept(ids, request))
         batch, need = request["batch"], request["need"]
-        made = Batch(batch, ids, need, request["parent"], request["on_complete"]) if batch else None
+        made = None
+        if batch:
+            made = Batch(batch, ids, need, request["parent"], request["on_complete"])
+            made.places, made.may_queue = request["places"], request["may_queue"]
         expected = self.model.accept(
             ids,
             batch=made,
@@ -78,7 +81,9 @@ class BothSides(RuleBasedStateMachine):
         if request["batch"]:
             policy = Policy.ALL if need > size else Policy.FIRST_N
             on_complete = '{"task":"t"}' if request["on_complete"] else ""
-            batch = NewBatch(request["batch"], policy, need, on_complete)
+            places = request["places"]
+            background = Background(places, request["may_queue"]) if places else None
+            batch = NewBatch(request["batch"], policy, need, on_complete, background)
         try:
             verdict, _ = await self.store.accept(
                 [(w, _record(w)) for w in ids],
@@ -123,7 +128,7 @@ class BothSides(RuleBasedStateMachine):
             filed = Filed(ReportStatus(with_), "end", {})
             return (await store.settle(worker_id, token, filed)).joinable
         if what == "park":
-            for_ = HOUR if with_ == "time" else (with_,)
+            for_ = HOUR if with_ == "time" else tuple(with_.split())
             parked = await store.park(worker_id, token, for_, ring_again_after=HOUR)
             if isinstance(parked, ReportStatus):
                 return parked
@@ -181,7 +186,7 @@ def hash_keys(flat: Any) -> list[str]:
 
 
 def request_of(**options: Any) -> dict[str, Any]:
-    plain = {"batch": "", "need": 0, "parent": "", "token": ""}
+    plain = {"batch": "", "need": 0, "parent": "", "token": "", "places": 0, "may_queue": False}
     return {**plain, "deadline": False, "later": False, "on_complete": False, **options}
 
 

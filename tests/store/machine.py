@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from datetime import timedelta
@@ -52,6 +53,23 @@ class Colony(BothSides):
         need = 1 if early else size + 1
         request = request_of(batch=self.name("b"), need=need, parent=by.id, token=by.token)
         self.accept([self.name("w") for _ in range(size)], {**request, "deadline": deadline})
+
+    @precondition(lambda self: self.model.within("RUNNING"))
+    @rule(
+        pick=picks,
+        sizes=st.lists(st.integers(1, 2), min_size=1, max_size=3),
+        may_queue=st.sampled_from([True, True, False]),
+        deadline=st.booleans(),
+    )
+    def spawn_in_background(
+        self, pick: int, sizes: list[int], may_queue: bool, deadline: bool
+    ) -> None:
+        """A parent with an even number has one place, the others have two."""
+        by = self.owned(pick)
+        request = request_of(parent=by.id, token=by.token, deadline=deadline, may_queue=may_queue)
+        for size in sizes:
+            unit = {"batch": self.name("b"), "need": size + 1, "places": 1 + int(by.id[1:]) % 2}
+            self.accept([self.name("w") for _ in range(size)], {**request, **unit})
 
     @precondition(lambda self: self.requests)
     @rule(pick=picks)
@@ -124,6 +142,15 @@ class Colony(BothSides):
         by, batch = picked(self.parents(), pick)
         self.write("park", by.id, by.token, batch)
 
+    @precondition(lambda self: self.parents())
+    @rule(pick=picks, which=picks)
+    def park_for_several(self, pick: int, which: int) -> None:
+        """Some of its batches, also such as are joined or gone."""
+        by, first = picked(self.parents(), pick)
+        of_its = sorted({batch for worker, batch in self.parents() if worker is by})
+        some = [batch for i, batch in enumerate(of_its) if which >> i % 6 & 1]
+        self.write("park", by.id, by.token, " ".join(some or [first]))
+
     @precondition(lambda self: self.model.within("RUNNING"))
     @rule(pick=picks, counted=st.booleans())
     def give_back(self, pick: int, counted: bool) -> None:
@@ -177,6 +204,19 @@ class Colony(BothSides):
     def join_any(self, pick: int) -> None:
         self.join(picked(sorted(self.batches), pick))
 
+    @precondition(lambda self: self.model.out())
+    @rule(pick=picks)
+    def end_in_background(self, pick: int) -> None:
+        """A unit of background work comes to its end, as far as its members may run."""
+        unit = picked(self.model.out(), pick)
+        self.beat("n1")
+        for worker_id in unit.members:
+            self.claim(worker_id, "n1")
+            worker = self.model.workers[worker_id]
+            if worker.state == "RUNNING":
+                self.write("settle", worker_id, worker.token, "success")
+        self.join(unit.id)
+
     @rule(sent=st.booleans())
     def notices(self, sent: bool) -> None:
         found = self.do(self.store.notices(again_after=timedelta(0), cap=100))
@@ -203,6 +243,9 @@ class Colony(BothSides):
             if name.startswith("worker:")
         }
         assert found == {w.id: w.state for w in self.model.workers.values()}
+        for w in self.model.workers.values():
+            stored = json.loads(whole[f"worker:{w.id}"].get("report", "{}"))
+            assert sorted(stored.get("left_running", ())) == sorted(w.left)
         for name in ("due", "joins", "outbox"):
             assert set(whole.get(name, ())) == getattr(self.model, name)
         totals = {k[6:]: int(v) for k, v in whole["meta"].items() if k.startswith("total:")}

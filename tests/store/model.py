@@ -44,6 +44,7 @@ class Worker:
     parked_by: str = ""
     settled_by: str = ""
     given_back_by: str = ""
+    left: list[str] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -55,13 +56,17 @@ class Worker:
 
 @dataclass
 class Batch:
-    """What is known of a batch; `need` good reports join it early."""
+    """What is known of a batch; `need` good reports join it early. `places`: so many of its parent's
+    may run in the background; one more queues if it may."""
 
     id: str
     members: list[str]
     need: int
     parent: str = ""
     on_complete: bool = False
+    places: int = 0
+    may_queue: bool = False
+    queues: bool = False
     open: bool = True
     arrived: set[str] = field(default_factory=set)
     good: int = 0
@@ -100,11 +105,12 @@ class Transitions:
             return "later" if known.state == "PARKED" else "now"
         if batch and batch.id in self.batches:
             return "now"
-        lineage = self._lineage(len(ids), parent, token)
+        lineage = self._lineage(len(ids), parent, token, batch)
         if isinstance(lineage, str):
             return lineage
         by = lineage[0] if lineage else None
         deadline = at["deadline"] or (by is not None and by.deadline)
+        queues = batch is not None and batch.queues
         for worker_id in ids:
             made = Worker(worker_id, root=by.root if by else worker_id, deadline=deadline)
             made.batch = batch.id if batch else ""
@@ -113,8 +119,9 @@ class Transitions:
                 by.children.append(worker_id)
             if deadline:
                 self.due.add(f"deadline:{worker_id}")
+            made.waits = "time" if at["later"] else "siblings" if queues else ""
+            made.state = "PARKED" if made.waits else "PENDING"
             if at["later"]:
-                made.state, made.waits = "PARKED", "time"
                 self.due.add(f"wake:{worker_id}")
             self.workers[worker_id] = made
         if batch:
@@ -122,9 +129,20 @@ class Transitions:
             if deadline:
                 self.due.add(f"batch:{batch.id}")
         self.totals["accepted"] += len(ids)
-        return "later" if at["later"] else "now"
+        return "later" if at["later"] or queues else "now"
 
-    def _lineage(self, n: int, parent: str, token: str) -> str | list[Worker]:
+    def out(self) -> list[Batch]:
+        """All background work that has not been joined."""
+        return [b for b in self.batches.values() if b.places and b.open]
+
+    def units(self, parent: str) -> list[Batch]:
+        """What a worker has in the background, in the order of dispatch."""
+        return [unit for unit in self.out() if unit.parent == parent]
+
+    def _running(self, parent: str) -> int:
+        return sum(not unit.queues for unit in self.units(parent))
+
+    def _lineage(self, n: int, parent: str, token: str, batch: Batch | None) -> str | list[Worker]:
         """The parent in a list (none: no parent), or why it may not spawn."""
         if not parent:
             return []
@@ -136,6 +154,10 @@ class Transitions:
         root = self.workers.get(by.root)
         if (root.descendants if root else 0) + n > self.max_descendants:
             return "limit"
+        if batch and batch.places:
+            batch.queues = self._running(parent) >= batch.places
+            if batch.queues and not batch.may_queue:
+                return "limit"
         if root:
             root.descendants += n
         return [by]
@@ -215,8 +237,7 @@ class Transitions:
         if worker.told:
             return worker.told
         worker.parked_by = token
-        batch = self.batches.get(waits)
-        if waits != "time" and not (batch and batch.open):
+        if waits != "time" and not all(self._is_open(batch_id) for batch_id in waits.split()):
             self._pend(worker)
             return "ready"
         self._release(worker, "PARKED")
@@ -224,6 +245,9 @@ class Transitions:
         if waits == "time":
             self.due.add(f"wake:{worker_id}")
         return "parked"
+
+    def _is_open(self, batch_id: str) -> bool:
+        return batch_id in self.batches and self.batches[batch_id].open
 
     def give_back(self, worker_id: str, token: str, *, counted: bool) -> str:
         worker = self._owned(worker_id, token)
@@ -271,6 +295,8 @@ class Transitions:
     def _finish(self, worker: Worker, status: str) -> str:
         if status in ("stopped", "timeout"):
             self._go_down(worker)
+        else:
+            worker.left = [unit.id for unit in self.units(worker.id)]
         status = worker.filed or status
         self._release(worker, STATE_OF[status])
         worker.told = ""

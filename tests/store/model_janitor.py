@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.store.model import Transitions
+from tests.store.model import Batch, Transitions
 
 
 class Model(Transitions):
@@ -79,11 +79,25 @@ class Model(Transitions):
             self.due.add(f"rest:{batch_id}")
         if batch.on_complete:
             self.outbox.add(f"batch:{batch_id}")
+        rings = []
         parent = self.workers.get(batch.parent)
-        if parent and parent.state == "PARKED" and parent.waits == batch_id:
+        if parent and parent.state == "PARKED" and batch_id in parent.waits.split():
             self._pend(parent)
-            return "joined", [parent.id]
-        return "joined", []
+            rings.append(parent.id)
+        return "joined", rings + (self._start_queued(batch) if batch.places else [])
+
+    def _start_queued(self, ended: Batch) -> list[str]:
+        started = []
+        for unit in [unit for unit in self.units(ended.parent) if unit.queues]:
+            if self._running(ended.parent) == ended.places:
+                break
+            unit.queues = False
+            started += [
+                w for w in map(self.workers.__getitem__, unit.members) if w.waits == "siblings"
+            ]
+        for worker in started:
+            self._pend(worker)
+        return [worker.id for worker in started]
 
     def retain(self, oldest: Sequence[str], most: int) -> int:
         """`oldest`: all ended workers in the order in which the script sees them."""
@@ -94,7 +108,9 @@ class Model(Transitions):
             worker = self.workers[worker_id]
             batch = self.batches.get(worker.batch)
             owed = {f"tree:{worker_id}", f"part:{worker_id}"} & self.due
-            if owed or (batch and batch.open):
+            parent = self.workers.get(batch.parent) if batch else None
+            awaited = batch is not None and (batch.open or (parent and not parent.ended))
+            if owed or awaited or self.units(worker_id):
                 continue
             del self.workers[worker_id]
             forgotten += 1

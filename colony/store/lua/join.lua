@@ -41,7 +41,8 @@ local function start_queued(units, most)
     redis.call('ZADD', units, 0, following)
     for _, wid in ipairs(redis.call('LRANGE', K.members(following), 0, -1)) do
       local rec = read(wid)
-      if rec.state == 'PARKED' and make_pending(wid, rec, ARGV[2]) then add_ring(rings, wid, rec) end
+      local queues = rec.state == 'PARKED' and redis.call('HGET', K.worker(wid), 'waits_for') == 'siblings'
+      if queues and make_pending(wid, rec, ARGV[2]) then add_ring(rings, wid, rec) end
     end
   end
 end
