@@ -22,6 +22,11 @@ async def no_fence() -> None:
     """Whoever runs an agent without a lease is its only owner."""
 
 
+TICK = 0.002
+"""Seconds by which an event loop's timer may fire early: a deadline so near has passed. Without it, what
+the deadline has just cut would be tried once more, and fail for another reason."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRun:
     """All that `run_agent` needs.
@@ -61,7 +66,7 @@ class AgentRun:
     def out_of_time(self) -> bool:
         """Whether the worker's deadline has passed."""
         left = self.seconds_left()
-        return left is not None and left <= 0
+        return left is not None and left <= TICK
 
     @property
     def past_soft_deadline(self) -> bool:

@@ -55,7 +55,7 @@ async def test_a_report_within_the_limits_is_taken_as_it_is(agent: Harness) -> N
     assert (await agent.reported(["Done."], max_turns=1, max_tokens=1)).error is None
 
 
-@pytest.mark.parametrize("seconds", [0, -1])
+@pytest.mark.parametrize("seconds", [0.001, 0, -1])
 async def test_past_its_deadline_a_worker_asks_nothing(agent: Harness, seconds: float) -> None:
     outcome = await agent.reported(["never"], remaining=countdown(seconds))
     assert (outcome.status, outcome.error) == (TIMEOUT, "deadline reached after 0 model answers")
