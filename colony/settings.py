@@ -80,6 +80,24 @@ class Settings(BaseSettings):
         description="How long a node that was told to end (SIGTERM) lets its workers end by themselves; then "
         "it hands them over at their last checkpoint. Give an orchestrator 10 s more. Asyncio pool only.",
     )
+    deaf_after: Duration = Field(
+        timedelta(seconds=30),
+        gt=timedelta(0),
+        description="How long a node with free slots may hear nothing through the broker, though there is "
+        "something to hear, before it ends itself with exit code 76: have it started again. More than 11 s "
+        "leaves a dead connection to kombu, which then makes another.",
+    )
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Where a node answers /livez and /readyz over HTTP (with --processes also the next "
+        "ones; 0: any free one, see the log). Default: nowhere.",
+    )
+    health_host: str = Field(
+        "127.0.0.1",
+        description="The address for health_port; 0.0.0.0 for an orchestrator's probes.",
+    )
     tool_threads: int = Field(
         64, ge=1, description="Threads of a node for synchronous tools (hung ones are replaced)."
     )

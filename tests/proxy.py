@@ -13,6 +13,8 @@ mute           requests arrive, answers do not (until it heals): done, but nobod
 reset          present connections and new ones end at once with a reset (RST)
 refuse         present connections are reset, new ones refused; the port stays ours
 cut            present connections are reset once; the mode stays
+forget         present connections stay and never carry a byte again, as behind a firewall that has
+               forgotten them; new ones are as the mode says
 =============  ================================================================================
 
 It has a thread and an event loop of its own; every verb may be called from any thread, also from
@@ -63,6 +65,7 @@ class Proxy:
         self._listening: asyncio.Server | None = None
         self._reserved: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._forgotten: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -141,6 +144,10 @@ class Proxy:
         """Reset what is connected now."""
         self._do(self._cut)
 
+    def forget(self) -> None:
+        """Let what is connected now hang for ever."""
+        self._do(self._forget)
+
     # ---- on the proxy's loop
 
     def _do(self, verb: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -186,6 +193,9 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*ended, return_exceptions=True)
 
+    async def _forget(self) -> None:
+        self._forgotten |= set(self._connections)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         if self.mode is Mode.RESET:
@@ -194,19 +204,22 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = [writer]
+
+        def unheard() -> bool:
+            return self.mode is Mode.BLACK_HOLE or task in self._forgotten
+
         try:
-            await self._through(lambda: self.mode is Mode.BLACK_HOLE)
+            await self._through(unheard)
             server_reader, server_writer = await asyncio.open_connection(*self._upstream)
             self._connections[task].append(server_writer)
             await self._join(
-                self._pump(reader, server_writer, lambda: self.mode is Mode.BLACK_HOLE),
-                self._pump(
-                    server_reader, writer, lambda: self.mode in (Mode.BLACK_HOLE, Mode.MUTE)
-                ),
+                self._pump(reader, server_writer, unheard),
+                self._pump(server_reader, writer, lambda: self.mode is Mode.MUTE or unheard()),
             )
         except (OSError, asyncio.CancelledError):
             pass  # either end is gone, or the connection was cut: the other end is closed below
         finally:
+            self._forgotten.discard(task)
             for each in self._connections.pop(task):
                 each.transport.abort()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -10,6 +11,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from workers.transport import Transport
 
 FLUSH_SECONDS = 0.1
+RECONNECT_SECONDS = 1.0
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
@@ -20,6 +22,16 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     """
 
     _flush_is_due = False
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Try again every second: Celery's tries are up to 30 s apart, long after the broker is back."""
+        conn.ensure_connection = partial(
+            conn.ensure_connection,
+            interval_start=0.2,
+            interval_step=0.4,
+            interval_max=RECONNECT_SECONDS,
+        )
+        return super().ensure_connected(conn)
 
     def on_send_event_buffered(self) -> None:
         """An event was buffered: flush soon, with those that come until then."""

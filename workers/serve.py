@@ -121,7 +121,7 @@ class Supervisor:
 
     def _begin(self, index: int) -> subprocess.Popen[bytes]:
         self._begun[index] = time.monotonic()
-        return subprocess.Popen(self._command)
+        return subprocess.Popen(self._command, env=_environment(index))
 
     def _may_begin(self, index: int) -> bool:
         """Not faster than every few seconds: a node that cannot start must not keep a core busy."""
@@ -141,6 +141,13 @@ def _handed_on(signum: int, *, again: bool) -> int:
     if signum != signal.SIGINT:
         return signum
     return signal.SIGQUIT if again else signal.SIGTERM
+
+
+def _environment(index: int) -> dict[str, str]:
+    """The same for all nodes, but each has a health port of its own."""
+    first = Settings().health_port
+    own = {} if not first else {"COLONY_HEALTH_PORT": str(first + index)}
+    return {**os.environ, **own}
 
 
 def main(argv: list[str]) -> int:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
+from queue import Empty
 from typing import Any, ClassVar
 
 from kombu.transport import redis
@@ -24,6 +26,22 @@ from kombu.transport.virtual import Message
 log = logging.getLogger("colony.transport")
 
 SetAside = Callable[[str, str], None]
+
+
+class Heard:
+    """When the broker last answered this process's consumer (`time.monotonic`; 0: never).
+
+    `reply`: at all, if only that the queue is empty, which it says every second while it is asked.
+    `message`: with a message.
+    """
+
+    reply: ClassVar[float] = 0.0
+    message: ClassVar[float] = 0.0
+
+    @classmethod
+    def a_message(cls) -> None:
+        """A message came."""
+        cls.reply = cls.message = time.monotonic()
 
 
 class QoS(redis.QoS):
@@ -41,13 +59,17 @@ class Channel(redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+            super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except Empty:
+            Heard.reply = time.monotonic()
+            raise
         except json.JSONDecodeError as error:
             self.connection.client.transport.set_aside_message(f"not JSON: {error}", error.doc)
         except UnicodeDecodeError as error:
             self.connection.client.transport.set_aside_message(
                 f"not UTF-8: {error}", repr(error.object[:2000])
             )
+        Heard.a_message()
         return True
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:

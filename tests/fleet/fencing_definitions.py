@@ -14,11 +14,12 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 
 from colony import AgentSpec, Colony
-from colony.testing_model import Call, ScriptedModel, report
+from colony.testing_model import Call, HttpError, ScriptedModel, report
 from tests.definitions import task_of
 
 TICKS = 30
 TICK_SECONDS = 0.2
+REFUSALS = 10
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,17 @@ ticker = NotingModel(
 )
 thinker = NotingModel([Call("tick"), report("success", "Thought.")], latency=4.0, name="thinker")
 
+busy_host = HttpError(503, {"retry-after": "1"}, "try again")
+refused = NotingModel([*[busy_host] * REFUSALS, report("success", "At last.")], name="refused")
+"""Asked again and again: model calls with no write between them."""
+
 colony = Colony(
     "fenced",
     agent=AgentSpec(model=ticker),
-    agents=[AgentSpec(name="thinker", model=thinker)],
+    agents=[
+        AgentSpec(name="thinker", model=thinker),
+        AgentSpec(name="refused", model=refused, max_retries=100, max_requests=None),
+    ],
 )
 
 

@@ -92,3 +92,12 @@ def test_cut_ends_what_is_connected_and_nothing_else(proxy: Proxy) -> None:
         assert second.ping()
         assert redis.ping()
         assert proxy.accepted == 3  # redis-py saw its connection gone and made another
+
+
+def test_a_forgotten_connection_hangs_and_new_ones_do_not(proxy: Proxy) -> None:
+    with client(proxy.url) as redis:
+        redis.ping()
+        proxy.forget()
+        with pytest.raises(RedisTimeoutError):
+            redis.ping()
+        assert redis.ping()

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -29,8 +30,16 @@ class Heart(Role):
 
     name = "heart"
 
-    def __init__(self, context: NodeContext, *, pool: str, concurrency: int) -> None:
+    def __init__(
+        self,
+        context: NodeContext,
+        *,
+        pool: str,
+        concurrency: int,
+        silent_for: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         super().__init__(context)
+        self._silent_for = silent_for
         self._about: dict[str, str | int] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -40,10 +49,25 @@ class Heart(Role):
         }
         self._missing: dict[str, str] = {}
         self._asked_at: float | None = None
+        self._last_lag = 0.0
+        self._answered_at = time.monotonic()
 
     @property
     def interval(self) -> timedelta:
         return self.context.settings.beat_interval
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the agent loop took for the last sign it was asked for, or has taken so far."""
+        asked_at = self._asked_at
+        return (
+            self._last_lag if asked_at is None else max(self._last_lag, time.monotonic() - asked_at)
+        )
+
+    @property
+    def unheard_for(self) -> float:
+        """Seconds since a beat was answered."""
+        return time.monotonic() - self._answered_at
 
     async def begin(self, store: Store) -> None:
         """Make the colony known and take the lease: before the first claim."""
@@ -79,19 +103,18 @@ class Heart(Role):
 
     async def end(self, store: Store) -> None:
         """Leave: what is still held is handed over at once, and counts as no death."""
-        after = self.context.settings.ring_again_after
-        taken = 1
-        while taken:
-            taken, rings = await store.rescue(
-                self.context.node, cap=200, ring_again_after=after, died=False
-            )
-            if rings:
-                await asyncio.to_thread(self.context.doorbells().ring, rings)
+        await hand_over(store, self.context)
 
     async def _beat(self, store: Store, *, join: bool = False) -> dict[str, str] | None:
-        return await store.beat(
-            self.context.node, lease=self.context.settings.lease, about=self._about, join=join
+        state = {"lag_ms": int(1000 * self.lag), "silent_ms": int(1000 * self._silent_for())}
+        held = await store.beat(
+            self.context.node,
+            lease=self.context.settings.lease,
+            about={**self._about, **state},
+            join=join,
         )
+        self._answered_at = time.monotonic()
+        return held
 
     def _drop_rescued(self, held: dict[str, str]) -> None:
         """A slice whose claim the store no longer knows runs elsewhere, or has ended: cut it here."""
@@ -136,7 +159,19 @@ class Heart(Role):
         agent_loop().call_soon_threadsafe(self._answered)
 
     def _answered(self) -> None:
-        self._asked_at = None
+        asked_at, self._asked_at = self._asked_at, None
+        if asked_at is not None:
+            self._last_lag = time.monotonic() - asked_at
+
+
+async def hand_over(store: Store, context: NodeContext) -> None:
+    """Give up the lease and whatever this node holds, and ring for it. Counts as no death."""
+    after = context.settings.ring_again_after
+    taken = 1
+    while taken:
+        taken, rings = await store.rescue(context.node, cap=200, ring_again_after=after, died=False)
+        if rings:
+            await asyncio.to_thread(context.doorbells().ring, rings)
 
 
 def _running_here() -> set[str]:

@@ -1,4 +1,4 @@
-"""Where heart and janitor hang: steps of Celery's worker blueprint, around the pool.
+"""Where watchdog, heart, health and janitor hang: steps of Celery's worker blueprint, around the pool.
 
 They start before the pool (no claim without a lease) and stop after it (the lease holds while
 running workers end). Consumer steps would not do: those stop at SIGTERM and restart at each
@@ -13,10 +13,15 @@ from celery import Celery, bootsteps
 from celery.worker.components import Pool
 
 from workers.node.context import NodeContext
+from workers.node.health import Health
 from workers.node.heart import Heart
 from workers.node.janitor import Janitor
 from workers.node.role import Role
+from workers.node.watchdog import Watchdog
 from workers.transport import Transport
+
+Part = Role | Health
+"""What can be started and stopped."""
 
 
 class RoleStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -26,9 +31,9 @@ class RoleStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self.role: Role | None = None
+        self.role: Part | None = None
 
-    def make(self, worker: Any) -> Role:
+    def make(self, worker: Any) -> Part:
         """The role of this step."""
         raise NotImplementedError
 
@@ -53,26 +58,49 @@ class RoleStep(bootsteps.StartStopStep):  # type: ignore[misc]
 def install(app: Celery, context: NodeContext) -> None:
     """Add the steps to an app's workers, before the pool in the order of starting."""
 
+    class WatchdogStep(RoleStep):
+        """Started first, stopped last: it also watches the end."""
+
+        label = "Watchdog"
+
+        def make(self, worker: Any) -> Role:
+            """The watchdog, which the heart and the health server ask."""
+            worker.colony_watchdog = Watchdog(context, worker)
+            return worker.colony_watchdog  # type: ignore[no-any-return]
+
     class HeartStep(RoleStep):
         """Lease and comparison."""
 
         label = "Heart"
+        requires = (WatchdogStep,)
 
         def make(self, worker: Any) -> Role:
             """A heart that knows the node's final name and size."""
             context.hostname = worker.hostname
             pool = worker.pool_cls
-            return Heart(
+            worker.colony_heart = Heart(
                 context,
                 pool=f"{pool.__module__}:{pool.__qualname__}",
                 concurrency=worker.concurrency,
+                silent_for=lambda: worker.colony_watchdog.silent_for,
             )
+            return worker.colony_heart  # type: ignore[no-any-return]
+
+    class HealthStep(RoleStep):
+        """What probes are told."""
+
+        label = "Health"
+        requires = (HeartStep,)
+
+        def make(self, worker: Any) -> Part:
+            """The server, if there is to be one."""
+            return Health(context, worker.colony_heart, worker.colony_watchdog)
 
     class JanitorStep(RoleStep):
         """Sweeps, and sets messages aside for the consumer."""
 
         label = "Janitor"
-        requires = (HeartStep,)
+        requires = (HealthStep,)
 
         def make(self, worker: Any) -> Role:
             """A janitor, which is also where the transport's unreadable messages go."""
@@ -80,5 +108,5 @@ def install(app: Celery, context: NodeContext) -> None:
             Transport.set_aside = janitor.set_aside
             return janitor
 
-    app.steps["worker"] |= {HeartStep, JanitorStep}
+    app.steps["worker"] |= {WatchdogStep, HeartStep, HealthStep, JanitorStep}
     Pool.requires = (*Pool.requires, JanitorStep)
