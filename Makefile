@@ -1,7 +1,7 @@
 # Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench aimock lock clean
+.PHONY: help setup demo test check bench soak aimock lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,9 @@ check: setup ## check format, lint and types
 bench: setup ## measure; compare with the peers that can be installed
 	-$(INSTALL) --constraint requirements.lock --editable '.[bench]'
 	$(BIN)/python -m tests.bench $(ARGS)
+
+soak: setup ## a fleet at 70 % load for 30 minutes: nothing may grow
+	$(BIN)/python -m tests.bench.soak $(ARGS)
 
 aimock: $(VENV)/aimock/.ready ## install the model server that the aimock tests call (needs npm and Node 20)
 

@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -85,7 +86,8 @@ class ScriptedModel(Model[None]):
     script the model raises `ScriptEnded`.
 
     `latency` is how long each answer takes, in seconds. `record` names a file to which each request
-    appends one JSON line, ``{"answers": how many the messages held, "task": first user text}``,
+    appends one JSON line when it begins, ``{"answers": how many the messages held, "task": first user
+    text, "at": time.time()}``,
     also from several processes at once. Each answer counts `input_tokens` and `output_tokens`.
     """
 
@@ -136,7 +138,8 @@ class ScriptedModel(Model[None]):
         """The answer that is due."""
         answers = sum(isinstance(message, ModelResponse) for message in messages)
         if self._record is not None:
-            _append_line(self._record, {"answers": answers, "task": _first_user_text(messages)})
+            line = {"answers": answers, "task": _first_user_text(messages), "at": time.time()}
+            _append_line(self._record, line)
         await asyncio.sleep(self._latency)
         item = self._due(messages, answers)
         if callable(item):

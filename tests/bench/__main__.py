@@ -9,6 +9,10 @@
     (g) spawn_batch of 1,000 and 10,000: records and doorbells
     (h) Redis memory of 1,000 parked parents, which hold no slot
     (i) stop of a tree of 1,000: when it is silent, and when all of it is terminal
+    (j) kill -9 of a node with 100 running workers → the next model request of each
+    (k) drain of a node with 1,000 running workers, beyond the calls in flight
+    (l) a rolling restart of 2 nodes under load: reports lost, calls repeated
+    (m) what heart and janitor cost with 10,000 parked and 10,000 waiting workers
 
 Production defaults: append-only file on, events on with one live reader, janitor on. Seconds do not
 travel between machines, ratios do; the others run in the same minutes on the same machine. A peer
@@ -32,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from colony.redis_server import newest_server
-from tests.bench import batches, fleet
+from tests.bench import batches, fleet, survival
 from tests.bench.fleet import IDEAL_SECONDS, Row
 
 PEERS = {"docket": "docket_agents", "dbos": "dbos_agents", "celery": "bare_celery"}
@@ -42,7 +46,12 @@ NOTES = {
     "celery": "threads pool, calls as 3 tasks each, all at once (ideal 3.0 s)",
 }
 PEER_SECONDS = 120
-PARTS = ("three", "spawn", "memory", "latency", "fan-in", "batch", "parents", "stop", "peers")
+PARTS = (
+    *("three", "spawn", "memory", "latency"),
+    *("fan-in", "batch", "parents", "stop"),
+    *("rescue", "drain", "rolling", "idle"),
+    "peers",
+)
 
 
 def peers(agents: int) -> Iterator[Row]:
@@ -105,6 +114,13 @@ def main(argv: list[str]) -> None:
         ],
         "parents": [lambda: asyncio.run(batches.parked_parents(agents))],
         "stop": [lambda: asyncio.run(batches.stop_tree())],
+        "rescue": [
+            lambda: asyncio.run(survival.rescue(agents // 10, "default", {})),
+            lambda: asyncio.run(survival.rescue(agents // 10, "tuned", survival.TUNED)),
+        ],
+        "drain": [lambda: asyncio.run(survival.drain(agents))],
+        "rolling": [lambda: asyncio.run(survival.rolling_restart(agents // 5))],
+        "idle": [lambda: asyncio.run(survival.idle_cost(10 * agents))],
         "peers": [lambda: list(peers(agents))],
     }
     console = Console()

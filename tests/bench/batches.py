@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from colony import ColonyRuntime, ReportStatus
 from colony.models import TaskSpec, WorkerState
 from colony.testing import wait_until
 from tests.bench.definition import BRANCHES, LEAVES, MODEL_SECONDS, TREE
-from tests.bench.fleet import Row, open_fleet
+from tests.bench.fleet import Row, calls_file, open_fleet
 
 SILENT_SECONDS = 1.0
 """How long after its stop a tree may still begin model calls."""
@@ -122,12 +120,8 @@ def _bytes_of(client: Redis, ids: set[str]) -> int:
 
 async def stop_tree() -> list[Row]:
     """(i) stop of a root while its leaves call the model: the last call, and the last end."""
-    with tempfile.NamedTemporaryFile() as calls:
-        os.environ["BENCH_CALLS"] = calls.name
-        try:
-            return await _stop_tree(Path(calls.name))
-        finally:
-            del os.environ["BENCH_CALLS"]
+    with calls_file() as calls:
+        return await _stop_tree(calls)
 
 
 async def _stop_tree(calls: Path) -> list[Row]:

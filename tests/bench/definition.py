@@ -1,6 +1,6 @@
 """What the benchmark's nodes serve: three model calls with two tool calls between them, and trees.
 
-``BENCH_CALLS`` names a file that gets a line for each model call of a tree's leaf.
+``BENCH_CALLS`` names a file that gets a line for each model call of some agents.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ LEAVES = 36
 TREE = 1 + BRANCHES + BRANCHES * LEAVES
 """Workers of one tree: a root, its branches, and the leaves of each: 1,000."""
 LEAF_CALLS = 40
+STEADY_CALLS = 12
+STEADY_SECONDS = 1.0
+"""Calls of a worker that is at work while its node dies or drains, and how long each takes."""
 MODEL_SECONDS = 2.0
 """How long a leaf's model takes to answer."""
 
@@ -51,8 +54,18 @@ colony = Colony(
         AgentSpec(name="at-once", model=ScriptedModel([_asked_at])),
         AgentSpec(name="waiting", model=ScriptedModel(["never"], latency=3600.0)),
         _spawning("parent", 1, "waiting"),
+        _spawning("family", 3, "three-calls"),
+        AgentSpec(name="failing", model=ScriptedModel([RuntimeError("always")]), max_retries=0),
         _spawning("root", BRANCHES, "branch"),
         _spawning("branch", LEAVES, "leaf"),
+        AgentSpec(
+            name="steady",
+            model=ScriptedModel(
+                [*[Call("look", {"item": 1})] * STEADY_CALLS, report("success", "Done.")],
+                latency=STEADY_SECONDS,
+                record=os.environ.get("BENCH_CALLS"),
+            ),
+        ),
         AgentSpec(
             name="leaf",
             model=ScriptedModel(

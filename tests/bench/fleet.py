@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from colony import ColonyRuntime, ReportStatus
 from colony.models import WorkerState
@@ -31,15 +34,31 @@ class Row:
 
 @contextlib.asynccontextmanager
 async def open_fleet(
-    nodes: int, concurrency: int = 1000
+    nodes: int, concurrency: int = 1000, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Fleet, EmbeddedRedis]]:
-    """A fleet with production defaults on an embedded Redis with its append-only file."""
+    """A fleet with production defaults, or these settings, on an embedded Redis with its append-only file."""
     with EmbeddedRedis() as redis:
         definition = "tests.bench.definition:colony"
-        async with Fleet(
-            definition, nodes=nodes, concurrency=concurrency, redis_url=redis.url
-        ) as fleet:
+        fleet = Fleet(
+            definition,
+            nodes=nodes,
+            concurrency=concurrency,
+            redis_url=redis.url,
+            **(settings or {}),  # type: ignore[arg-type]  # settings of nodes, none of its own options
+        )
+        async with fleet:
             yield fleet, redis
+
+
+@contextlib.contextmanager
+def calls_file() -> Iterator[Path]:
+    """A file to which the nodes that are started meanwhile write a line for each model call."""
+    with tempfile.NamedTemporaryFile() as calls:
+        os.environ["BENCH_CALLS"] = calls.name
+        try:
+            yield Path(calls.name)
+        finally:
+            del os.environ["BENCH_CALLS"]
 
 
 async def three_calls(nodes: int, agents: int, rounds: int) -> list[Row]:
