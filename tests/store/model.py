@@ -147,7 +147,7 @@ class Transitions:
         if not parent:
             return []
         by = self.workers.get(parent)
-        if by is None or not by.owned_by(token) or by.told:
+        if by is None or not by.owned_by(token) or self._is_being_stopped(by):
             return "stale"
         if by.depth + 1 >= self.max_depth:
             return "limit"
@@ -161,6 +161,12 @@ class Transitions:
         if root:
             root.descendants += n
         return [by]
+
+    def _is_being_stopped(self, worker: Worker | None) -> bool:
+        if worker is None:
+            return False
+        is_told = bool(worker.told) or f"tree:{worker.id}" in self.due
+        return is_told or self._is_being_stopped(self.workers.get(worker.parent))
 
     def stop(self, worker_id: str, status: str, *, at_once: bool) -> str:
         return self._stop(worker_id, status, at_once=at_once)[0]

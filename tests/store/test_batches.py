@@ -128,6 +128,16 @@ async def test_only_the_owner_of_the_claim_spawns(store: Store, redis_url: str, 
     assert state(redis_url, store) == before
 
 
+async def test_nothing_new_under_a_root_that_is_being_stopped(store: Store) -> None:
+    """The stop has not come down to the parent yet: what it spawns is refused all the same."""
+    root = await parent(store)
+    _, [child] = await batch_of(store, 1, parent=root)
+    await claim(store, child, token="tc")
+    await stop(store, root.worker_id)
+    with pytest.raises(StaleToken):
+        await batch_of(store, 1, parent=Parent(child, "tc"))
+
+
 async def test_the_same_spawn_is_the_same_batch(store: Store, redis_url: str) -> None:
     """A parent that was rescued between spawning and parking spawns again, with a new token: no child
     twice, and as long as it lives none is forgotten: it may ask for their reports."""

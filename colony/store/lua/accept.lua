@@ -8,7 +8,7 @@
 -- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}} for a known
 --          idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
 --          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}, and for a parent:
---          {'stale'} (or it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}
+--          {'stale'} (or it or one above it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}
 local FIRST = 17
 local ids, n = {}, tonumber(ARGV[8])
 local batch, parent = ARGV[9], ARGV[13]
@@ -47,10 +47,17 @@ local function moment(spec)
   return ms
 end
 local root, depth, ceiling, queued = nil, 0, nil, false
+local function is_being_stopped(wid)   -- it, or one above it whose stop has not come down to it yet
+  while wid do
+    local above = redis.call('HMGET', K.worker(wid), 'stop_status', 'parent')
+    if above[1] or redis.call('ZSCORE', K.due, 'tree:' .. wid) then return true end
+    wid = above[2]
+  end
+end
 if parent ~= '' then
   local limits = redis.call('HMGET', K.meta, 'max_depth', 'max_descendants')
-  local p = redis.call('HMGET', K.worker(parent), 'state', 'token', 'root', 'depth', 'deadline', 'stop_status')
-  if p[1] ~= 'RUNNING' or p[2] ~= ARGV[14] or p[6] then return {'stale'} end
+  local p = redis.call('HMGET', K.worker(parent), 'state', 'token', 'root', 'depth', 'deadline')
+  if p[1] ~= 'RUNNING' or p[2] ~= ARGV[14] or is_being_stopped(parent) then return {'stale'} end
   root, depth, ceiling = p[3], tonumber(p[4] or '0') + 1, tonumber(p[5])
   if depth >= tonumber(limits[1] or '3') then return {'depth', limits[1] or '3'} end
   local have, most = tonumber(redis.call('HGET', K.worker(root), 'descendants') or '0'), tonumber(limits[2] or '200')
