@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +30,8 @@ from tests.store.kit import (
     step,
     success,
 )
+
+NODE_LEASE = timedelta(seconds=10)
 
 # The exact text must survive: an empty list, an integer beyond 2^53, quotes and line separators.
 TRICKY: dict[str, Any] = {
@@ -96,6 +99,41 @@ async def test_another_version_is_not_claimed_and_says_so(store: Store) -> None:
     assert (record.state, record.waits_for) == (WorkerState.PENDING, "version 1")
     got = await claim(store, worker_id)
     assert got.record.waits_for is None
+
+
+async def test_one_that_was_rung_at_a_node_of_another_version_is_rung_again_soon(
+    store: Store,
+) -> None:
+    """While a node of its version lives, its doorbell does not count as unanswered: whatever the length
+    of the queue, it is rung again, once, after about half a second. Without such a node it is not."""
+    worker_id = await one(store)
+    await join(store)
+    for _ in range(2):
+        refused = await store.claim(worker_id, node="n1", token="t", version="2")
+        assert refused is Refusal.VERSION
+    assert f"ring:{worker_id}" not in await due(store)
+    await store.beat("n2", lease=NODE_LEASE, about={"version": VERSION}, join=True)
+    for _ in range(2):
+        await store.claim(worker_id, node="n1", token="t", version="2")
+    at = (await due(store))[f"ring:{worker_id}"] - await now_ms(store)
+    assert 0 < at <= 600
+    assert await store.expire(f"ring:{worker_id}", grace=SOON) == []
+    await asyncio.sleep(at / 1000)
+    assert await store.expire(f"ring:{worker_id}", grace=SOON) == [Ring(worker_id, "agent")]
+    assert f"ring:{worker_id}" not in await due(store)
+
+
+async def due(store: Store) -> dict[str, int]:
+    """What is due when (ms)."""
+    flat = await store.link.call("ZRANGE", store.keys("due"), 0, -1, "WITHSCORES")
+    pairs = flat if flat and isinstance(flat[0], list) else zip(flat[::2], flat[1::2], strict=True)
+    return {str(item): int(float(at)) for item, at in pairs}
+
+
+async def now_ms(store: Store) -> int:
+    """Redis' time."""
+    seconds, micros = await store.link.call("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def test_an_unknown_worker_is_not_claimed(store: Store, redis_url: str) -> None:

@@ -13,6 +13,14 @@ if not owns(rec, token) then
   local wanted = redis.call('HGET', K.worker(wid), 'version')
   if wanted ~= ARGV[4] then
     redis.call('HSET', K.worker(wid), 'waits_for', 'version ' .. wanted)
+    -- Not unanswered, but at the wrong door. While a node of its version lives it is rung again soon, also when the
+    -- queue is never empty; the more there are that wait, the later, so that this stays a trickle.
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', K.nodes, int(now), '+inf')) do
+      if redis.call('HGET', K.node(other), 'version') == wanted then
+        redis.call('ZADD', K.due, 'NX', now + 500 + 2 * redis.call('ZCARD', K.state('PENDING')), 'ring:' .. wid)
+        break
+      end
+    end
     return {'refused', 'version'}
   end
   enter(wid, rec, 'RUNNING')
