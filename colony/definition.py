@@ -55,6 +55,11 @@ class ColonyConfig(BaseSettings):
         ge=0,
         description="How often a worker may be rescued from a dead node before it is failed.",
     )
+    quarantine_max: int = Field(
+        1000,
+        ge=1,
+        description="How many workers that were lost so are kept for you to look at; the oldest go first.",
+    )
     max_concurrent_workers: int | None = Field(
         None,
         ge=1,

@@ -13,7 +13,9 @@
     │   └── TreeLimit           an agent wants to spawn deeper or more than its tree may
     ├── UnknownWorker           there is no such worker (or its record was retired)
     ├── UnknownBatch            there is no such batch (or its records were retired)
+    ├── UnknownNode             there is no such node (or it has ended)
     ├── NotEnded                the operation needs a worker that has ended
+    ├── NotQuarantined          the operation needs a worker in quarantine
     ├── StoreUnavailable        Redis cannot be reached, or refuses to write
     │   └── StoreIncompatible   Redis is too old, or was written by a newer Colony
     ├── StaleToken              a write came from someone who no longer owns the worker
@@ -84,6 +86,10 @@ class UnknownNode(ColonyError, LookupError):
 
 class NotEnded(ColonyError):
     """The operation needs a worker that has ended; this one has not."""
+
+
+class NotQuarantined(ColonyError, LookupError):
+    """The operation needs a worker in quarantine; this one is not."""
 
 
 class StoreUnavailable(ColonyError, ConnectionError):

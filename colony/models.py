@@ -263,6 +263,7 @@ class FleetStats(Model):
     oldest_pending_seconds: float | None = None
     totals: dict[str, int] = Field(default_factory=dict)
     events: int = 0
+    quarantined: int = 0
 
 
 class Limit(Model):

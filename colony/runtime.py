@@ -26,6 +26,7 @@ from colony.doorbell import Doorbells, celery_app
 from colony.errors import (
     InvalidTask,
     NotEnded,
+    NotQuarantined,
     UnknownBatch,
     UnknownColony,
     UnknownNode,
@@ -235,6 +236,25 @@ class ColonyRuntime:
             stream_id=None if old.stream_id == f"worker:{worker_id}" else old.stream_id,
         )
         return new
+
+    # -- quarantine -------------------------------------------------------------------------
+
+    async def list_quarantine(self, limit: int = 100) -> list[WorkerRecord]:
+        """The workers that were lost because their nodes died under them more often than
+        `max_resurrections`, newest first; retention leaves them alone (up to `quarantine_max`)."""
+        return await self._store.quarantined(limit)
+
+    async def retry_quarantined(self, worker_id: str) -> str:
+        """`retry_worker`, and drop the old one from quarantine. Raises `NotQuarantined`."""
+        await self._must_be_quarantined(worker_id)
+        new = await self.retry_worker(worker_id)
+        await self._store.drop(worker_id)
+        return new
+
+    async def drop_quarantined(self, worker_id: str) -> None:
+        """Forget a worker from quarantine; its record is then kept as long as any. `NotQuarantined`."""
+        await self._must_be_quarantined(worker_id)
+        await self._store.drop(worker_id)
 
     # -- waiting ----------------------------------------------------------------------------
 
@@ -537,6 +557,13 @@ class ColonyRuntime:
         if record is None:
             raise _unknown(worker_id, self.colony_id)
         return record
+
+    async def _must_be_quarantined(self, worker_id: str) -> None:
+        if not await self._store.is_quarantined(worker_id):
+            raise NotQuarantined(
+                f"worker {worker_id!r} is not in quarantine: see who is with list_quarantine or "
+                "`colony quarantine list`"
+            )
 
     async def _must_get_batch(self, batch_id: str) -> BatchRecord:
         record = await self._store.batch(batch_id)

@@ -77,8 +77,10 @@ class Settings(BaseSettings):
     drain_grace: Duration = Field(
         timedelta(seconds=20),
         ge=timedelta(0),
-        description="How long a node that was told to end (SIGTERM) lets its workers end by themselves; then "
-        "it hands them over at their last checkpoint. Give an orchestrator 10 s more. Asyncio pool only.",
+        description="How long a node that was told to end (SIGTERM, colony drain) lets calls in flight "
+        "end; each worker is handed over when its call has ended, or else then, at its last checkpoint. "
+        "SIGQUIT does so at once. Give an orchestrator 10 s more. Asyncio pool only: the others wait for "
+        "their calls.",
     )
     deaf_after: Duration = Field(
         timedelta(seconds=30),

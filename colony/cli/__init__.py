@@ -15,7 +15,8 @@ trees         tree: a worker with its descendants
 limits        limit: the caps of admission
 operators     events, stop, retry, stats, pause, resume
 transcript    a stored conversation, readable
-nodes         worker, up; a node as a child process
+quarantine    quarantine list, show, retry, drop
+nodes         worker, up, drain; a node as a child process
 demo          the survey on an embedded Redis
 doctor        what is wrong, and what to do about it
 ============  ==================================================================================

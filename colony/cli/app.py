@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from colony.cli import batches, demo, doctor, limits, nodes, operators, producers, trees, views
+from colony.cli import (
+    batches,
+    demo,
+    doctor,
+    limits,
+    nodes,
+    operators,
+    producers,
+    quarantine,
+    trees,
+    views,
+)
 from colony.cli.output import note
 from colony.errors import ColonyError
 
@@ -79,6 +90,8 @@ app.command("stats", rich_help_panel=OPERATE)(operators.stats)
 app.command("limit", rich_help_panel=OPERATE)(limits.limit)
 app.command("pause", rich_help_panel=OPERATE)(operators.pause)
 app.command("resume", rich_help_panel=OPERATE)(operators.resume)
+app.command("drain", rich_help_panel=OPERATE)(nodes.drain)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel=OPERATE)
 app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
 
 

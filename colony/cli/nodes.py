@@ -18,10 +18,11 @@ from typing import IO, Annotated
 import typer
 
 import colony as colony_package
-from colony.cli.connection import settings_of
+from colony.cli.connection import open_runtime, settings_of
 from colony.cli.options import (
     AsJson,
     BrokerUrl,
+    ColonyName,
     Concurrency,
     Definition,
     LogLevel,
@@ -41,8 +42,8 @@ from colony.store.link import safe_url
 READY_WITHIN = timedelta(seconds=60)
 """How long a node may take to import its definition and to take its lease."""
 
-GRACE = timedelta(seconds=20)
-"""How long a node that was told to end may take to hand its work over before it is killed."""
+GRACE = timedelta(seconds=10)
+"""How long a node that was told to end may take beyond its drain_grace before it is killed."""
 
 STDERR = 2
 PR_SET_PDEATHSIG = 1
@@ -65,8 +66,11 @@ def worker(
 ) -> None:
     """Start a node: a process that runs the colony's workers, until Ctrl-C or SIGTERM.
 
-    When it is told to end it takes nothing new, lets what runs end for COLONY_DRAIN_GRACE (20 s),
-    and hands over the rest. Start as many as you like, on as many hosts as reach the Redis.
+    When it is told to end (SIGTERM, Ctrl-C, `colony drain`) it takes nothing new, lets the calls to models
+    and tools that are in flight end (at most COLONY_DRAIN_GRACE, 20 s), and hands its workers over at their
+    last checkpoints: no call is repeated, no death is counted. A second SIGTERM changes nothing; SIGQUIT,
+    or Ctrl-C again, hands over at once and cuts the calls. Start as many nodes as you like, on as many
+    hosts as reach the Redis.
     """
     settings_of(redis_url, broker_url)
     os.environ.update(_environment(redis_url, broker_url))
@@ -123,6 +127,50 @@ def up(
         note("Ended: the node, then Redis." if not redis_url else "Ended: the node.")
 
 
+def drain(
+    node: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NODE…",
+            help="The name of a node as `colony stats` shows it, or its beginning.",
+        ),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every node that is alive.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Return when they have ended.")
+    ] = False,
+    colony: ColonyName = None,
+    redis_url: RedisUrl = None,
+    broker_url: BrokerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """End nodes as SIGTERM does, from afar: they take nothing new and hand over what they run.
+
+    A node of `colony worker --processes N` is not started again; one under systemd or in Kubernetes is,
+    unless its unit or deployment is told otherwise.
+    """
+    if bool(node) == all_:
+        raise typer.BadParameter("name nodes, or --all", param_hint="'NODE…'")
+
+    async def run() -> list[str]:
+        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
+            alive = [found.node for found in await runtime.list_nodes() if found.lease_seconds > 0]
+            drained = [await runtime.drain_node(name) for name in node or alive]
+            left = {*drained} if wait else set()
+            while left := left & {  # noqa: ASYNC110 (they are other processes)
+                found.node for found in await runtime.list_nodes()
+            }:
+                await asyncio.sleep(0.1)
+            return drained
+
+    drained = asyncio.run(run())
+    if as_json:
+        emit_json({"drained": drained, "ended": wait})
+        return
+    for name in drained:
+        say(f"{name} {'has ended' if wait else 'drains'}")
+
+
 def _announce(name: str, url: str, pid: int, *, as_json: bool) -> None:
     if as_json:
         emit_json({"colony": name, "redis_url": url, "node_pid": pid}, indent=None)
@@ -154,7 +202,7 @@ def node_process(
     try:
         yield process
     finally:
-        _end(process)
+        _end(process, settings.drain_grace + GRACE)
 
 
 async def until_alive(node: subprocess.Popen[bytes], colony_id: str, settings: Settings) -> None:
@@ -174,16 +222,16 @@ async def until_alive(node: subprocess.Popen[bytes], colony_id: str, settings: S
         ) from error
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], grace: timedelta) -> None:
     """SIGTERM and a bounded wait; SIGKILL for it and its children when that was not enough."""
     if process.poll() is not None:
         return
     process.terminate()
     try:
-        process.wait(GRACE.total_seconds())
+        process.wait(grace.total_seconds())
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as impatient:
         why = (
-            "a second Ctrl-C" if isinstance(impatient, KeyboardInterrupt) else f"{GRACE.seconds} s"
+            "a second Ctrl-C" if isinstance(impatient, KeyboardInterrupt) else f"{grace.seconds} s"
         )
         note(f"The node had not ended after {why} and is killed.", "yellow")
         with suppress(ProcessLookupError):  # it ended in this very moment

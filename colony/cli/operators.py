@@ -199,6 +199,7 @@ def _print_stats(figures: FleetStats) -> None:
                 "colony": figures.colony_id,
                 **states,
                 "oldest pending": None if oldest is None else short_duration(oldest),
+                "quarantined": _quarantined(figures.quarantined),
                 "nodes": f"{figures.nodes} with {figures.slots:,} slots",
                 "intake": plain("paused", "yellow") if figures.intake_paused else "open",
                 "in all": ", ".join(f"{n:,} {name}" for name, n in figures.totals.items()) or None,
@@ -208,8 +209,16 @@ def _print_stats(figures: FleetStats) -> None:
     )
 
 
+def _quarantined(count: int) -> Text | None:
+    return plain(f"{count:,}: see colony quarantine list", "red") if count else None
+
+
 def _node_row(node: NodeInfo) -> tuple[str | Text, ...]:
-    lease = f"{node.lease_seconds:.1f} s" if node.lease_seconds > 0 else plain("lost", "red")
+    lease: str | Text = f"{node.lease_seconds:.1f} s"
+    if node.lease_seconds <= 0:
+        lease = plain("lost", "red")
+    elif node.draining:
+        lease = plain("draining", "yellow")
     slots = f"{node.running} of {node.concurrency}"
     return node.node, node.pool, slots, lease, node.version
 

@@ -7,7 +7,8 @@ name               type    holds                                                
 =================  ======  ====================================================  ===================
 meta               hash    definition's face, limits, generation, counters       for ever
 state:<STATE>      zset    worker id → since when (ms), one per state            with its workers
-ended              zset    worker id → ended at (ms), all terminal states        until retention
+ended              zset    worker id → ended at (ms), terminal, not in quarantine  until retention
+quarantine         zset    lost worker → since when (ms)                         until dropped; quarantine_max
 worker:<id>        hash    the record of a worker                                until retention
 parts:<id>         list    its conversation (`colony.conversation`)              until retention
 nodes              zset    node → end of its lease (ms)                          until it leaves
@@ -44,6 +45,7 @@ COLONIES = "colony:colonies"
 PLAIN = (
     "meta",
     "ended",
+    "quarantine",
     "nodes",
     "doorbells",
     "due",

@@ -77,6 +77,17 @@ class Reads(StoreBase):
         records = await asyncio.gather(*(self.get(worker_id) for worker_id, _ in entries[:limit]))
         return [record for record in records if record is not None]
 
+    async def quarantined(self, limit: int) -> list[WorkerRecord]:
+        """The workers in quarantine, newest first."""
+        ids = await self.link.call("ZREVRANGE", self.keys("quarantine"), 0, limit - 1)
+        found = await asyncio.gather(*(self.get(worker_id) for worker_id in ids))
+        return [record for record in found if record is not None]
+
+    async def is_quarantined(self, worker_id: str) -> bool:
+        """Whether a worker is in quarantine."""
+        key = self.keys("quarantine")
+        return await self.link.call("ZSCORE", key, worker_id) is not None
+
     async def ids_in(self, state: WorkerState) -> list[str]:
         """The ids in a state at this moment, oldest first."""
         return list(await self.link.call("ZRANGE", self.keys("state", state.value), 0, -1))
@@ -104,6 +115,7 @@ class Reads(StoreBase):
         oldest = _scored(
             await self.link.call("ZRANGE", self.keys("state", "PENDING"), 0, 0, "WITHSCORES")
         )
+        quarantined = int(await self.link.call("ZCARD", self.keys("quarantine")))
         now = await self._now()
         live = [node for node in await self.nodes() if node.lease_seconds > 0]
         return FleetStats(
@@ -117,6 +129,7 @@ class Reads(StoreBase):
                 k.removeprefix("total:"): int(v) for k, v in meta.items() if k.startswith("total:")
             },
             events=int(meta.get("events", 0)),
+            quarantined=quarantined,
         )
 
     async def face(self) -> dict[str, str]:

@@ -301,6 +301,10 @@ class WorkerTransitions(StoreBase):
         )
         return rings(reply[1])[0] if reply[0] == "pending" else None
 
+    async def drop(self, worker_id: str) -> None:
+        """Forget a worker from quarantine; one that is not there is as it was."""
+        await self.run("drop", worker_id)
+
     async def stop(
         self, worker_id: str, *, status: ReportStatus, reason: str, grace: timedelta
     ) -> Stopped:

@@ -30,6 +30,7 @@ HASHES = ("meta", "idem_ids", "worker", "node", "held", "batch", "notices", "act
 LISTS = ("parts", "staged", "rejected", "members")
 ZSETS = (
     "ended",
+    "quarantine",
     "nodes",
     "doorbells",
     "due",
@@ -255,7 +256,10 @@ def _check_record(
         ),
         "waits": (record.get("waits_for") in WAITS, where == "PARKED"),
         "lines up": (worker_id in whole.get("capacity", {}), record.get("waits_for") == "capacity"),
-        "in ended": (worker_id in whole.get("ended", {}), where in TERMINAL),
+        "in ended": (
+            worker_id in whole.get("ended", {}),
+            where in TERMINAL and worker_id not in whole.get("quarantine", {}),
+        ),
         "has a report": ("report" in record, where in TERMINAL),
         "will be killed": (
             f"kill:{worker_id}" in due,
@@ -278,6 +282,8 @@ def _check_record(
         report = json.loads(record["report"])
         assert ReportStatus(report["status"]).state == where
         assert not {"stop_status", "waits_for", "waits_batch", "filed_data"} & set(record)
+    if worker_id in whole.get("quarantine", {}):
+        assert json.loads(record["report"])["error"] == "lost"
 
 
 def _check_indexes(records: Mapping[str, Mapping[str, str]], whole: Mapping[str, Any]) -> None:

@@ -184,7 +184,8 @@ async def test_too_many_deaths_are_the_end(open_colony: OpenColony) -> None:
     record = await _record(store, worker_id)
     assert record.report is not None
     assert (record.state, record.report.error) == (WorkerState.FAILED, "lost")
-    assert "3 times, last: crash 2" in record.report.summary
+    where = "attempt 1: crash 0, attempt 2: crash 1, attempt 3: crash 2."
+    assert record.report.summary == f"Worker was lost: its node died under it 3 times: {where}"
     assert len(record.attempts) == 3
 
 

@@ -125,6 +125,21 @@ async def park(store: Store) -> Request:
 
 
 @scene(TRANSITIONS)
+async def drain(store: Store) -> Request:
+    await running(store)
+    return lambda: store.drain("n1")
+
+
+@scene(TRANSITIONS)
+async def drop(store: Store) -> Request:
+    worker_id = await running(store)
+    await store.link.call("HSET", store.keys("worker", worker_id), "resurrections", 3)
+    await store.give_back(worker_id, "t1", "x", counted=True, ring_again_after=SOON)
+    assert await store.is_quarantined(worker_id)
+    return lambda: store.drop(worker_id)
+
+
+@scene(TRANSITIONS)
 async def set_limit(store: Store) -> Request:
     await one(store)
     return lambda: store.set_limit("colony", 5)

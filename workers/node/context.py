@@ -69,6 +69,7 @@ class NodeContext:
             "max_pending": config.max_pending,
             "max_history": config.max_history,
             "max_resurrections": config.max_resurrections,
+            "quarantine_max": config.quarantine_max,
             **self._caps(),
             "max_depth": config.max_depth,
             "max_descendants": config.max_descendants,

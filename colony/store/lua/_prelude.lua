@@ -201,6 +201,31 @@ local function make_pending(wid, rec, ring_again_ms)
   return true
 end
 
+-- A lost worker is kept from retention for as long as it is listed: until somebody drops it, or too many came after it.
+local function leave_quarantine(wid)
+  if redis.call('ZREM', K.quarantine, wid) == 0 then return end
+  redis.call('ZADD', K.ended, redis.call('HGET', K.worker(wid), 'ended') or int(now), wid)
+end
+local function quarantine(wid)
+  redis.call('ZREM', K.ended, wid)
+  redis.call('ZADD', K.quarantine, now, wid)
+  local over = redis.call('ZCARD', K.quarantine) - tonumber(redis.call('HGET', K.meta, 'quarantine_max') or '1000')
+  if over > 0 then
+    for _, oldest in ipairs(redis.call('ZRANGE', K.quarantine, 0, over - 1)) do leave_quarantine(oldest) end
+  end
+end
+
+-- Note where a worker's node died under it: one line for each attempt that ended so.
+local DEATHS_TOLD = 20
+local function note_death(wid, epoch, deaths, outcome)
+  local told = redis.call('HGET', K.worker(wid), 'deaths') or ''
+  if deaths <= DEATHS_TOLD then
+    told = told .. (told ~= '' and ', ' or '') .. 'attempt ' .. epoch .. ': ' .. outcome
+    redis.call('HSET', K.worker(wid), 'deaths', told)
+  end
+  return told
+end
+
 -- Take a RUNNING worker from its owner. counted: as a death of its node. Returns true when it is to be rung.
 local function release(wid, rec, outcome, counted, ring_again_ms)
   close_attempt(wid, rec, outcome)
@@ -210,10 +235,12 @@ local function release(wid, rec, outcome, counted, ring_again_ms)
   end
   if counted then
     local deaths = redis.call('HINCRBY', K.worker(wid), 'resurrections', 1)
+    local where = note_death(wid, rec.epoch, deaths, outcome)
     if deaths > tonumber(redis.call('HGET', K.meta, 'max_resurrections') or '3') then
       count('lost')
-      finish(wid, rec, 'failed', 'Worker was lost: its node died under it ' .. int(deaths) .. ' times, last: ' .. outcome
-        .. '.', '{}', 'lost')
+      finish(wid, rec, 'failed', 'Worker was lost: its node died under it ' .. int(deaths) .. ' times: ' .. where
+        .. (deaths > DEATHS_TOLD and ', …, the last attempt ' .. rec.epoch .. ': ' .. outcome or '') .. '.', '{}', 'lost')
+      if not rec.filed_status then quarantine(wid) end
       return false
     end
     count('rescued')

@@ -1,6 +1,7 @@
 -- Forget ended workers beyond the count and the age that are kept, oldest first; never one that somebody waits for,
 -- whose batch is not joined, whose parent has not ended (it may ask for it), or with something still to be done: its
--- children's stop, its part, its background work. Such a one is looked at again after all others.
+-- children's stop, its part, its background work. Such a one is looked at again after all others. What is in
+-- quarantine is not looked at: it is not among the ended.
 -- ARGV: max count, ttl_ms or '', cap
 -- Returns: how many were forgotten
 redis.call('ZREMRANGEBYSCORE', K.waited, '-inf', int(now))
