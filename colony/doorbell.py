@@ -13,12 +13,14 @@ from typing import Any
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import ResponseError
 
 from colony.errors import StoreUnavailable
 from colony.faults import reached
 from colony.settings import Settings
 from colony.store import Ring
 from colony.store.link import CONNECTION_LOST, safe_url
+from colony.store.trouble import trouble_of
 
 log = logging.getLogger("colony.doorbell")
 
@@ -26,7 +28,7 @@ RUN_WORKER = "colony.run_worker"
 JOIN_BATCH = "colony.join_batch"
 BATCH = 500
 
-BROKER_LOST = (OperationalError, KombuError, *CONNECTION_LOST)
+BROKER_LOST = (OperationalError, KombuError, ResponseError, *CONNECTION_LOST)
 
 
 def queue_of(colony_id: str) -> str:
@@ -94,9 +96,7 @@ class Doorbells:
                 for ring in rings:
                     self._send(ring, bodies[ring.batch], producer)
         except BROKER_LOST as error:
-            raise StoreUnavailable(
-                f"the broker at {self._where} cannot be reached: {error}"
-            ) from error
+            raise self._away(error) from error
         reached("after-ring")
 
     def depth(self) -> tuple[int, int]:
@@ -106,9 +106,7 @@ class Doorbells:
                 client: Any = connection.default_channel.client
                 return int(client.llen(self._queue)), int(client.hlen(self._unacked))
         except BROKER_LOST as error:
-            raise StoreUnavailable(
-                f"the broker at {self._where} cannot be reached: {error}"
-            ) from error
+            raise self._away(error) from error
 
     def close(self) -> None:
         """Give the connections back."""
@@ -119,9 +117,12 @@ class Doorbells:
         try:
             self._app.send_task(task, args=args, task_id=task_id, ignore_result=True, queue=queue)
         except BROKER_LOST as error:
-            raise StoreUnavailable(
-                f"the broker at {self._where} cannot be reached: {error}"
-            ) from error
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> StoreUnavailable:
+        return trouble_of(error, self._where, "the broker") or StoreUnavailable(
+            f"the broker at {self._where} cannot be reached: {error}"
+        )
 
     def _body(self, batch: str) -> Any:
         """The body of a batch's chord, for all its members. It rings once more if it fails."""

@@ -17,7 +17,11 @@
     ├── NotEnded                the operation needs a worker that has ended
     ├── NotQuarantined          the operation needs a worker in quarantine
     ├── StoreUnavailable        Redis cannot be reached, or refuses to write
-    │   └── StoreIncompatible   Redis is too old, or was written by a newer Colony
+    │   ├── StoreIncompatible   Redis is too old, or was written by a newer Colony
+    │   ├── StoreOutOfMemory    Redis has reached its maxmemory
+    │   ├── StoreReadOnly       Redis is a replica, or cannot save: it takes no writes
+    │   ├── StoreLoading        Redis has started and still loads its data
+    │   └── StoreDenied         Redis wants another user or password, or refuses this user
     ├── StaleToken              a write came from someone who no longer owns the worker
     └── EmbeddedRedisError      the embedded Redis server failed
         └── RedisMissing        there is no Redis server on this machine to embed
@@ -98,6 +102,22 @@ class StoreUnavailable(ColonyError, ConnectionError):
 
 class StoreIncompatible(StoreUnavailable):
     """Redis is too old for Colony, or its data were written by a newer Colony."""
+
+
+class StoreOutOfMemory(StoreUnavailable):
+    """Redis has reached its maxmemory and refuses to write; nothing was changed."""
+
+
+class StoreReadOnly(StoreUnavailable):
+    """Redis is a replica, or cannot save, and takes no writes; nothing was changed."""
+
+
+class StoreLoading(StoreUnavailable):
+    """Redis has just started and still loads its data; try again in a moment."""
+
+
+class StoreDenied(StoreUnavailable):
+    """Redis wants a user and password, or does not take these, or refuses this user a command."""
 
 
 class StaleToken(ColonyError):

@@ -7,16 +7,18 @@ and never waits for a pool. Each command gets its own answer or its own error.
 Every script gives the same answer to the same request (see `colony.store`), so after a lost
 connection the unanswered commands are simply sent again: each for `patience` after it was asked or
 Redis was last heard, then `StoreUnavailable` says what was tried. `patience=None` never gives up:
-a node holds its writes while Redis is away.
+a node holds its writes while Redis is away, or refuses them (`colony.store.trouble`), and says so in
+its log. With patience a refusal is raised at once: it is the answer, and waiting would be a guess.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -27,13 +29,18 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from colony.errors import StoreIncompatible, StoreUnavailable
+from colony.errors import StoreDenied, StoreIncompatible, StoreReadOnly, StoreUnavailable
 from colony.store.scripts import Script
+from colony.store.trouble import trouble_of
+
+log = logging.getLogger("colony.link")
 
 MINIMUM = (6, 2)
 BATCH = 256
 LEAST_SECONDS = 0.25
 """What an attempt is given at least, also when patience runs out."""
+COMPLAIN_SECONDS = 5.0
+"""How often a link that never gives up says why it waits."""
 CONNECTION_LOST = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -46,15 +53,6 @@ TRANSIENT_REPLIES = (
     redis_errors.MasterDownError,
 )
 
-REFUSALS = {
-    "command not allowed when used memory": "is out of memory and refuses to write: raise maxmemory, "
-    "or keep fewer results (result_retention_max)",
-    "write against a read only replica": "is a read-only replica: point COLONY_REDIS_URL at the primary",
-    "has no permissions": "refuses this user: extend its ACL",
-    "MISCONF": "cannot save to its disk and refuses to write: see its log, and make room",
-}
-"""Words of a refusal (in scripts, Redis 6.2 has them in the middle of an error), and what to do."""
-
 Reply = Any
 Command = tuple[Any, ...]
 Asked = tuple[float, Command, asyncio.Future[Reply]]
@@ -66,6 +64,17 @@ def safe_url(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1]
     return urlunsplit(parts._replace(netloc=host, query=""))
+
+
+@contextlib.contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """uvloop says RuntimeError where one writes to a connection that the other end has reset."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "handler is closed" not in str(error):
+            raise
+        raise ConnectionError("the connection was closed by the other end") from error
 
 
 class Link:
@@ -102,6 +111,8 @@ class Link:
         self._heard = 0.0
         self._flusher: asyncio.Task[None] | None = None
         self._greeted = False
+        self._troubled_at: float | None = None
+        self._complained_at = -COMPLAIN_SECONDS
 
     async def call(self, *command: Any) -> Reply:
         """One command, its reply. Raises `StoreUnavailable`, or redis-py's `ResponseError`; what
@@ -127,7 +138,8 @@ class Link:
         """A connection of its own for listening. Its errors are the listener's business."""
         pubsub = self._redis.pubsub()
         try:
-            yield pubsub
+            with _closed_is_lost():
+                yield pubsub
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
@@ -146,7 +158,8 @@ class Link:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
-                async with asyncio.timeout_at(self._until(batch[0], loop.time() + LEAST_SECONDS)):
+                until = self._until(batch[0], loop.time() + LEAST_SECONDS)
+                async with asyncio.timeout_at(until):
                     if not self._greeted:
                         await self._greet()
                     replies = await self._round_trip([command for _, command, _ in batch])
@@ -155,20 +168,80 @@ class Link:
             except (*CONNECTION_LOST, *TRANSIENT_REPLIES) as error:
                 self._greeted = False
                 attempt += 1
-                pause = min(1.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0)
+                trouble = trouble_of(error, safe_url(self.url))
+                if isinstance(trouble, StoreDenied) and self._patience is not None:
+                    self._fail(batch, trouble)
+                    continue
                 self._queue.extendleft(reversed(batch))
-                if attempt > 1:  # the first may have failed for our own busy loop
-                    self._give_up_overdue(loop.time() + pause, attempt, error)
-                await asyncio.sleep(pause)
+                await self._wait(attempt, trouble, error)
             except BaseException as error:
                 failure = error if isinstance(error, Exception) else StoreUnavailable("interrupted")
                 self._fail(batch, failure)
                 if not isinstance(error, Exception):
                     raise
             else:
-                attempt, self._heard = 0, loop.time()
-                for (_, _, future), reply in zip(batch, replies, strict=True):
-                    _answer(future, reply, self.url)
+                refused = self._answer(batch, replies)
+                self._heard = loop.time()
+                if refused is None:
+                    attempt = 0
+                    self._complain_no_more()
+                else:
+                    attempt += 1
+                    await self._wait(attempt, refused, refused)
+
+    async def _wait(
+        self, attempt: int, trouble: StoreUnavailable | None, error: BaseException
+    ) -> None:
+        """The pause before the next attempt. Those whose patience ends before it are told now."""
+        now = asyncio.get_running_loop().time()
+        pause = min(1.0, 0.05 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
+        if attempt > 1:  # the first may have failed for our own busy loop
+            self._give_up_overdue(now + pause, attempt, trouble, error)
+        if self._patience is None:
+            self._complain(now, trouble, error)
+        if isinstance(trouble, StoreReadOnly):  # its name may lead to another server by now
+            self._greeted = False
+            await self._redis.connection_pool.disconnect()
+        await asyncio.sleep(pause)
+
+    def _complain(self, now: float, trouble: StoreUnavailable | None, error: BaseException) -> None:
+        if self._troubled_at is None:
+            self._troubled_at = now
+        elif now - max(self._troubled_at, self._complained_at) > COMPLAIN_SECONDS:
+            self._complained_at = now
+            what = trouble or f"Redis at {safe_url(self.url)} is away ({error or 'no answer'})"
+            log.warning(
+                "%s; %d commands are held, for %.0f s so far",
+                what,
+                len(self._queue),
+                now - self._troubled_at,
+            )
+
+    def _complain_no_more(self) -> None:
+        if self._troubled_at is not None and self._complained_at > self._troubled_at:
+            log.warning("Redis at %s answers again: what was held is sent", safe_url(self.url))
+        self._troubled_at = None
+
+    def _answer(self, batch: list[Asked], replies: list[Reply]) -> StoreUnavailable | None:
+        """Hand out the replies. What was refused for trouble that may pass is queued again, where
+        nobody's patience ends: returns that trouble."""
+        held: list[Asked] = []
+        met: StoreUnavailable | None = None
+        where = safe_url(self.url)
+        for asked, reply in zip(batch, replies, strict=True):
+            future = asked[2]
+            if future.done():
+                continue
+            trouble = trouble_of(reply, where) if isinstance(reply, Exception) else None
+            if self._patience is None and _may_pass(trouble):
+                held.append(asked)
+                met = trouble
+            elif isinstance(reply, Exception):
+                future.set_exception(trouble or reply)
+            else:
+                future.set_result(reply)
+        self._queue.extendleft(reversed(held))
+        return met
 
     def _until(self, asked: Asked, least: float = 0.0) -> float | None:
         """When patience for a command runs out: it begins anew whenever Redis was heard."""
@@ -176,13 +249,22 @@ class Link:
             return None
         return max(least, max(asked[0], self._heard) + self._patience.total_seconds())
 
-    def _give_up_overdue(self, now: float, attempt: int, error: BaseException) -> None:
+    def _give_up_overdue(
+        self,
+        now: float,
+        attempt: int,
+        trouble: StoreUnavailable | None,
+        error: BaseException,
+    ) -> None:
         """Fail those whose patience would be over at the next attempt; the queue is in order."""
         while self._queue:
             until = self._until(self._queue[0])
             if until is None or until >= now:
                 return
             asked = self._queue.popleft()
+            if trouble is not None:
+                self._fail([asked], trouble)
+                continue
             waited = asyncio.get_running_loop().time() - asked[0]
             failure = StoreUnavailable(
                 f"Redis at {safe_url(self.url)} cannot be reached "
@@ -196,7 +278,8 @@ class Link:
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        replies = await pipeline.execute(raise_on_error=False)
+        with _closed_is_lost():
+            replies = await pipeline.execute(raise_on_error=False)
         for reply in replies:
             if isinstance(reply, TRANSIENT_REPLIES):
                 raise reply
@@ -204,7 +287,8 @@ class Link:
 
     async def _greet(self) -> None:
         try:
-            info = await self._redis.info("server")
+            with _closed_is_lost():
+                info = await self._redis.info("server")
         except redis_errors.ResponseError as error:
             if "HELLO" not in str(error):
                 raise
@@ -238,14 +322,6 @@ def _sendable(command: Command) -> Command:
     return (name, *(a.encode() if isinstance(a, str) else a for a in arguments))
 
 
-def _answer(future: asyncio.Future[Reply], reply: Reply, url: str) -> None:
-    if future.done():
-        return
-    if not isinstance(reply, Exception):
-        future.set_result(reply)
-        return
-    for words, remedy in REFUSALS.items():
-        if words in str(reply):
-            future.set_exception(StoreUnavailable(f"Redis at {safe_url(url)} {remedy}"))
-            return
-    future.set_exception(reply)
+def _may_pass(trouble: StoreUnavailable | None) -> bool:
+    """A command that this user may not give is not given later either."""
+    return trouble is not None and not isinstance(trouble, StoreDenied)

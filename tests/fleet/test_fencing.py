@@ -149,7 +149,7 @@ async def test_when_nobody_rescued_the_node_goes_on_with_its_token(
         healed = time.time()
         proxy.open()
         reports = await runtime.wait_for_worker_reports(ids, timeout=40)
-        assert statuses(reports) == {ReportStatus.SUCCESS: len(ids)}
+        assert [report for report in reports if not report.ok] == []
         assert begun_between(noted(calls), cut + LEASE, healed) == []
         assert "new calls and writes are held" in node.tail(500)
         assert "the lease is good again" in node.tail(500)

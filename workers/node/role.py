@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from datetime import timedelta
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from workers.node.context import NodeContext
 log = logging.getLogger("colony.node")
 
 PATIENCE = timedelta(seconds=1)
+COMPLAIN_SECONDS = 5.0
+"""How often a role says that the store is not available."""
 
 
 class Role:
@@ -32,6 +35,7 @@ class Role:
         self._stopping = asyncio.Event()
         self._ready = threading.Event()
         self._failure: Exception | None = None
+        self._complained_at = -COMPLAIN_SECONDS
 
     @property
     def interval(self) -> timedelta:
@@ -95,6 +99,8 @@ class Role:
         try:
             await work  # type: ignore[misc]
         except StoreUnavailable as error:
-            log.warning("%s: %s", self.name, error)
+            if time.monotonic() - self._complained_at > COMPLAIN_SECONDS:
+                self._complained_at = time.monotonic()
+                log.warning("%s: %s", self.name, error)
         except Exception:
             log.exception("%s: a round failed, the next one comes", self.name)
