@@ -47,8 +47,8 @@ def make_app(settings: Settings) -> Celery:
     )
     context = NodeContext(colony, settings, app)
     register_tasks(app, context)
-    steps.install(app, context)
     drain.install(app, context.drain)
+    steps.install(app, context)
     control.install(context)
     _size_by_default(app, settings)
     return app

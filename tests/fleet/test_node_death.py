@@ -134,8 +134,9 @@ async def first_not_taken(runtime: ColonyRuntime) -> str:
     raise AssertionError("the node goes on taking workers after SIGTERM")
 
 
-async def test_sigterm_lets_running_workers_finish(running: Fleet) -> None:
-    """SIGTERM: running workers end here, in one attempt; no more are taken; exit 0, no lease left."""
+async def test_sigterm_lets_calls_in_flight_finish(running: Fleet) -> None:
+    """SIGTERM: the calls in flight end here, and their workers go on elsewhere from there; nothing more
+    is taken; exit 0, no lease left."""
     runtime = running.runtime
     [leaving] = await running.add_nodes()
     name = await node_name(runtime, leaving)
@@ -145,17 +146,19 @@ async def test_sigterm_lets_running_workers_finish(running: Fleet) -> None:
     await wait_until(lambda: "Warm shutdown" in leaving.tail(500), 5, what="the node leaves")
     late = await first_not_taken(runtime)
     assert leaving.wait() == 0
-    reports = await runtime.wait_for_worker_reports(ids, timeout=0, stop_on_timeout=False)
-    assert statuses(reports) == {ReportStatus.SUCCESS: 20}
-    done = await records(runtime, ids)
-    assert [(a.node, a.outcome) for r in done for a in r.attempts] == [(name, "success")] * 20
+    assert {r.state for r in await records(runtime, ids)} == {WorkerState.PENDING}
     assert name not in {info.node for info in await runtime.list_nodes()}
     assert (await records(runtime, [late]))[0].attempts == ()
 
     [heir] = await running.add_nodes()
-    report = await runtime.wait_for_worker(late, timeout=15)
-    assert report is not None
-    assert report.ok
+    there = await node_name(runtime, heir)
+    reports = await runtime.wait_for_worker_reports([late, *ids], timeout=15)
+    assert statuses(reports) == {ReportStatus.SUCCESS: 21}
+    done = await records(runtime, ids)
+    assert [[(a.node, a.outcome) for a in r.attempts] for r in done] == [
+        [(name, "handed over"), (there, "success")]
+    ] * 20
+    assert {r.resurrections for r in done} == {0}
     await end(heir)
 
 

@@ -85,6 +85,7 @@ class Harness:
         data: Mapping[str, Any] | None = None,
         remaining: Callable[[], timedelta | None] = lambda: None,
         soft_remaining: Callable[[], timedelta | None] = lambda: None,
+        draining: Callable[[], bool] = lambda: False,
         journal: MemoryJournal | None = None,
         offspring: Offspring | None = None,
         max_tool_result_bytes: int = 65_536,
@@ -116,6 +117,7 @@ class Harness:
                 max_tool_result_bytes=max_tool_result_bytes,
                 max_report_bytes=max_report_bytes,
                 sleep=self._sleep,
+                draining=draining,
             )
         )
 
