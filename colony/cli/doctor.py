@@ -1,28 +1,23 @@
 """`colony doctor`: what is wrong, and for each finding what to do about it.
 
-The only command that speaks to Redis itself: it has to tell apart what the store sums up as
-"unavailable". It reads INFO, CONFIG GET and nothing else; what belongs to the colony comes from
-the runtime.
+What it says of Redis itself is `doctor_redis`; what belongs to the colony comes from the runtime.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
-from redis import asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from rich.text import Text
 
 from colony.cli.connection import settings_of
+from colony.cli.doctor_redis import examine_server
 from colony.cli.durations import short_duration
+from colony.cli.findings import Finding, Level
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
 from colony.cli.output import emit_json, one_line, plain, say
 from colony.definition import Colony, load_colony
@@ -30,29 +25,11 @@ from colony.errors import ColonyError
 from colony.models import FleetStats, NodeInfo
 from colony.runtime import ColonyRuntime, list_colonies
 from colony.settings import Settings
-from colony.store.link import safe_url
 
-OLDEST_REDIS = (6, 2)
 LONG_WAIT_SECONDS = 60.0
+LAG_SECONDS = 1.0
+SILENT_SECONDS = 10.0
 REJECTED_SHOWN = 5
-
-
-class Level(StrEnum):
-    """How bad a finding is. Only a problem makes the exit code 1."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: what was found, and what to do about it."""
-
-    check: str
-    level: Level
-    found: str
-    remedy: str | None = None
 
 
 def doctor(
@@ -117,7 +94,7 @@ async def diagnose(
     for role, url in {"Redis": settings.redis_url, "broker": settings.broker_url}.items():
         if url is None or (role == "broker" and url == settings.redis_url):
             continue
-        for finding in await _examine_server(role, url, settings.connect_timeout.total_seconds()):
+        for finding in await examine_server(role, url, settings.connect_timeout.total_seconds()):
             yield finding
             reachable = reachable and finding.check != f"{role} reachable"
     if not reachable:
@@ -143,98 +120,6 @@ def _load(path: str) -> tuple[Colony | None, Finding]:
         f"{path} is colony {loaded.name}, version {loaded.version}; agents {agents}; "
         f"{len(loaded.tools)} tools",
     )
-
-
-async def _examine_server(role: str, url: str, timeout: float) -> list[Finding]:
-    client = redis.Redis.from_url(
-        url,
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
-    try:
-        info = await client.info()
-        findings = [_version(role, url, info)]
-        return findings + _configuration(role, await _configured(client), info)
-    except (RedisError, OSError) as error:
-        return [
-            Finding(f"{role} reachable", Level.PROBLEM, f"{safe_url(url)}: {error}", _reach(error))
-        ]
-    finally:
-        await client.aclose()
-
-
-def _reach(error: Exception) -> str:
-    if isinstance(error, (AuthenticationError, NoPermissionError, ResponseError)):
-        return "put the right user and password into the URL: redis://user:password@host:6379/0"
-    return (
-        "start it, or name the right one with --redis-url or COLONY_REDIS_URL; "
-        "`colony up module:colony` brings one along"
-    )
-
-
-def _version(role: str, url: str, info: Mapping[str, Any]) -> Finding:
-    found = str(info.get("redis_version", "unknown"))
-    known = [int(n) for n in found.split(".")[:2] if n.isdigit()]
-    where = f"{safe_url(url)} answers, version {found}"
-    if tuple(known) >= OLDEST_REDIS:
-        return Finding(role, Level.OK, where)
-    return Finding(role, Level.PROBLEM, where, "upgrade to Redis 6.2 or newer, or Valkey")
-
-
-async def _configured(client: redis.Redis) -> dict[str, str] | None:
-    """What matters of the configuration; None where CONFIG is not allowed (managed services)."""
-    try:
-        answers: list[dict[Any, Any]] = [
-            await client.config_get(name)
-            for name in ("appendonly", "maxmemory-policy", "maxmemory")
-        ]
-    except ResponseError:  # NoPermissionError is one; a renamed command is an unknown one
-        return None
-    return {str(name): str(value) for answer in answers for name, value in answer.items()}
-
-
-def _configuration(
-    role: str, config: Mapping[str, str] | None, info: Mapping[str, Any]
-) -> list[Finding]:
-    if config is None:
-        config = {
-            "appendonly": "yes" if info.get("aof_enabled") else "no",
-            "maxmemory-policy": str(info.get("maxmemory_policy", "unknown")),
-            "maxmemory": str(info.get("maxmemory", "0")),
-        }
-        source = " (from INFO: this server does not allow CONFIG GET)"
-    else:
-        source = ""
-    return [_persistence(role, config, source), _eviction(role, config, source)]
-
-
-def _persistence(role: str, config: Mapping[str, str], source: str) -> Finding:
-    check, found = (
-        f"{role} persistence",
-        f"appendonly {config.get('appendonly', 'unknown')}{source}",
-    )
-    if config.get("appendonly") == "yes":
-        return Finding(check, Level.OK, found)
-    remedy = (
-        "accepted work is lost when this server restarts: set `appendonly yes` in its "
-        "configuration (now: redis-cli CONFIG SET appendonly yes)"
-    )
-    return Finding(check, Level.PROBLEM, found, remedy)
-
-
-def _eviction(role: str, config: Mapping[str, str], source: str) -> Finding:
-    policy = config.get("maxmemory-policy", "unknown")
-    check, found = f"{role} memory", f"maxmemory-policy {policy}{source}"
-    if policy == "noeviction":
-        return Finding(check, Level.OK, found)
-    limited = config.get("maxmemory", "0") != "0"
-    remedy = (
-        "a full server would throw workers and queues away: set `maxmemory-policy noeviction` "
-        "(now: redis-cli CONFIG SET maxmemory-policy noeviction)"
-    )
-    return Finding(check, Level.PROBLEM if limited else Level.WARNING, found, remedy)
 
 
 async def _examine_colony(
@@ -278,6 +163,7 @@ def _nodes(name: str, nodes: Sequence[NodeInfo], loaded: Colony | None) -> Itera
         f"{len(alive)} alive on {len({node.host for node in alive})} hosts, {slots:,} slots, "
         f"definition version {', '.join(versions)}",
     )
+    yield from _ailing(alive)
     if loaded and loaded.version not in versions:
         yield Finding(
             "definition version",
@@ -285,6 +171,26 @@ def _nodes(name: str, nodes: Sequence[NodeInfo], loaded: Colony | None) -> Itera
             f"yours is {loaded.version}, the living nodes have {', '.join(versions)}",
             "restart the nodes with yours, or look at the definition that they have",
         )
+
+
+def _ailing(alive: Sequence[NodeInfo]) -> Iterator[Finding]:
+    """Nodes that live and do not do well."""
+    for node in alive:
+        if node.lag_ms > LAG_SECONDS * 1000:
+            yield Finding(
+                "lag",
+                Level.WARNING,
+                f"the agent loop of {node.node} was blocked for {node.lag_ms / 1000:.1f} s",
+                "a tool or model blocks it: see the node's log, and make blocking tools plain functions "
+                "(def, not async def), which run in threads",
+            )
+        if node.silent_ms > SILENT_SECONDS * 1000:
+            yield Finding(
+                "deaf node",
+                Level.PROBLEM,
+                f"{node.node} has heard nothing from the broker for {node.silent_ms / 1000:.0f} s",
+                "it ends itself after COLONY_DEAF_AFTER: see its log, and have it started again",
+            )
 
 
 def _queue(figures: FleetStats, depth: int) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ from colony.cli.output import emit_json, facts, one_line, plain, say, stdout, ta
 from colony.events import position_of
 from colony.models import Event, EventType, FleetStats, NodeInfo, WorkerState
 
+LAG_WARNING_MS = 1000
+
 
 def _event_id(text: str) -> str:
     try:
@@ -184,7 +186,7 @@ def stats(
     if nodes:
         say("")
         stdout().print(
-            table("NODE", "POOL", "RUNNING", "LEASE", "VERSION", rows=map(_node_row, nodes))
+            table("NODE", "POOL", "RUNNING", "LEASE", "LAG", "VERSION", rows=map(_node_row, nodes))
         )
 
 
@@ -220,7 +222,8 @@ def _node_row(node: NodeInfo) -> tuple[str | Text, ...]:
     elif node.draining:
         lease = plain("draining", "yellow")
     slots = f"{node.running} of {node.concurrency}"
-    return node.node, node.pool, slots, lease, node.version
+    lag = plain(f"{node.lag_ms:,} ms", "yellow" if node.lag_ms > LAG_WARNING_MS else "")
+    return node.node, node.pool, slots, lease, lag, node.version
 
 
 def pause(
