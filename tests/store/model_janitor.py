@@ -34,7 +34,7 @@ class Model(Transitions):
         return True
 
     def expire(self, item: str, children: Sequence[str], cap: int) -> list[str]:
-        """`children` in the order in which the script sees them."""
+        """`children` in the order of their ids."""
         kind, _, of = item.partition(":")
         if kind in ("batch", "rest", "tree"):
             self._stop_each(item, kind, of, children, cap)

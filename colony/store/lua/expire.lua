@@ -37,7 +37,9 @@ if kind == 'batch' or kind == 'rest' then
     end
   end
 elseif kind == 'tree' then
-  done = stop_each(redis.call('SMEMBERS', K.children(id)), 'stopped', 'Worker was stopped with its parent.')
+  local children = redis.call('SMEMBERS', K.children(id))
+  table.sort(children)   -- a set has no order: it may be another one in the next round
+  done = stop_each(children, 'stopped', 'Worker was stopped with its parent.')
 else
   redis.call('ZREM', K.due, item)
   local rec = read(id)
