@@ -1,7 +1,7 @@
 # Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak aimock lock clean
+.PHONY: help setup demo test check chaos replay bench soak aimock lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,6 +25,15 @@ demo: setup ## run a small fleet on an embedded Redis, no key needed
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup ## hurt a fleet at random for minutes, then count (ARGS="--seed 7 --seconds 300 --runs 3")
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+REPLAYED := $(addprefix tests/fleet/test_,pools trees batches batch_joins background deadlines admission \
+	two_nodes capacity tree_deaths replay)
+
+replay: setup ## run the tests of the fleet with every slice cut after each checkpoint
+	TEST_REPLAY=1 $(BIN)/python -m pytest $(addsuffix .py,$(REPLAYED)) $(ARGS)
 
 check: setup ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import time
 from datetime import timedelta
@@ -17,6 +18,9 @@ from colony.testing_model import Call, Item, ScriptedModel, ScriptItem, report
 
 CALLS = os.environ.get("TEST_CALLS")
 """A file to which every model call appends a line, so that tests count them across processes."""
+
+if os.environ.get("TEST_REPLAY"):
+    importlib.import_module("tests.replay").install()
 
 
 def task_of(messages: list[ModelMessage]) -> str:

@@ -6,8 +6,10 @@ anything else is imported. The host's clock stays as it is.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
+import signal
 import sys
 import time
 
@@ -34,6 +36,7 @@ def let_the_clock_jump() -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1)  # `World` asks a node that does not end where it stands
     if os.environ.get("TEST_CLOCK") == "jumps":
         let_the_clock_jump()
     from workers.serve import main

@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -397,7 +398,9 @@ class World:
 def _end_code(node: Node) -> int | None:
     try:
         return node.wait(30)
-    except Exception:  # noqa: BLE001 - whatever it is, the node did not end
+    except subprocess.TimeoutExpired:
+        node.process.send_signal(signal.SIGUSR1)  # its stacks, in its log
+        time.sleep(0.5)
         node.kill()
         return None
 
