@@ -68,6 +68,15 @@ async def assert_all_done(fleet: Fleet, ids: list[str], calls: Path) -> None:
     await wait_until(lambda: leftovers(fleet.redis_url, fleet.colony_id) == {}, what="all at rest")
 
 
+async def supervised(fleet: Fleet) -> Node:
+    """A supervisor with two nodes that are ready."""
+    command = [sys.executable, "-m", "workers", fleet.definition, "--processes", "2"]
+    supervisor = Node(command, fleet._env(), None, fleet._logs / "supervisor.log")
+    fleet.nodes.append(supervisor)
+    await wait_until(lambda: supervisor.tail(500).count(" ready.") == 2, 20, what="two nodes")
+    return supervisor
+
+
 async def _running(fleet: Fleet) -> int:
     return (await fleet.runtime.get_stats()).states[WorkerState.RUNNING]
 
@@ -172,6 +181,44 @@ async def test_sigquit_hands_over_at_once(
         await assert_told_once(running.runtime, ids)
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
+async def test_sigquit_hands_over_at_once_under_other_pools(fleet: type[Fleet], pool: str) -> None:
+    """The same under Celery's own pools, those included that cannot end a task."""
+    async with fleet("tests.fleet.definitions:quiet", pool=pool, concurrency=1) as running:
+        [worker] = await running.runtime.spawn("wait")
+        await wait_for_state(running.runtime, WorkerState.RUNNING, 1)
+        [node] = running.nodes
+        node.process.send_signal(signal.SIGQUIT)
+        told = time.monotonic()
+        assert node.wait(15) == 0
+        assert time.monotonic() - told < 4.0
+        [record] = await records(running.runtime, [worker])
+        assert record.state is WorkerState.PENDING
+        assert record.resurrections == 0
+        assert record.attempts[0].outcome in (
+            "handed over",
+            f"node {record.attempts[0].node} handed it over",
+        )
+
+
+async def test_a_supervisor_hands_on_sigquit(fleet: type[Fleet]) -> None:
+    """SIGTERM, then SIGQUIT, to the supervisor alone: its nodes drain, then hand over at once."""
+    async with fleet("tests.fleet.definitions:quiet", nodes=0) as running:
+        supervisor = await supervised(running)
+        [worker] = await running.runtime.spawn("wait")
+        await wait_for_state(running.runtime, WorkerState.RUNNING, 1)
+        supervisor.process.send_signal(signal.SIGTERM)
+        await wait_until(
+            lambda: supervisor.tail(500).count("Warm shutdown") == 2, what="they drain"
+        )
+        supervisor.process.send_signal(signal.SIGQUIT)
+        told = time.monotonic()
+        assert supervisor.wait(15) == 0
+        assert time.monotonic() - told < 3.0
+        [record] = await records(running.runtime, [worker])
+        assert (record.state, record.resurrections) == (WorkerState.PENDING, 0)
+
+
 async def test_a_second_sigterm_changes_nothing(fleet: type[Fleet], calls: Path) -> None:
     """SIGTERM, and again and again: the node drains in order as after one."""
     async with fleet("tests.definitions:slow") as running:
@@ -219,18 +266,11 @@ async def test_a_supervisor_does_not_restart_what_was_drained(fleet: type[Fleet]
     """One of two nodes under a supervisor is drained: it stays away; both: the supervisor ends, too."""
     async with fleet("tests.definitions:basic", nodes=0) as running:
         runtime = running.runtime
-        command = [sys.executable, "-m", "workers", running.definition, "--processes", "2"]
-        supervisor = Node(command, running._env(), None, running._logs / "supervisor.log")
-        running.nodes.append(supervisor)
+        supervisor = await supervised(running)
 
         async def alive() -> int:
             return (await runtime.get_stats()).nodes
 
-        async def known() -> bool:
-            return len(await runtime.list_nodes()) == 2
-
-        await wait_until(lambda: supervisor.tail(500).count(" ready.") == 2, 20, what="two nodes")
-        await wait_until(known, what="two leases")
         first, second = [node.node for node in await runtime.list_nodes()]
         await runtime.drain_node(first)
 

@@ -17,10 +17,14 @@ import logging
 import os
 import signal
 from multiprocessing.sharedctypes import RawValue
+from types import FrameType
 from typing import Any, Final
 
 from celery import Celery, signals
+from celery.concurrency.base import BasePool
 
+from workers.loop import Cut, agent_loop
+from workers.running import RUNNING
 from workers.transport import Transport
 
 log = logging.getLogger("colony.drain")
@@ -75,10 +79,38 @@ class Drain:
 
 def install(app: Celery, drain: Drain) -> None:
     """Begin the drain when Celery is told to shut down; a draining node takes no message more."""
-
-    def begin(**_: Any) -> None:
-        drain.begin()
-
     app.colony_drain = drain
     Transport.is_closed = lambda: drain.begun
+
+    def at_once(_signum: int, frame: FrameType | None) -> None:
+        """Hand over at once, then shut down as after SIGTERM: nothing is left to wait for."""
+        drain.begin()
+        agent_loop().call_soon_threadsafe(cut_running)
+        warm = signal.getsignal(signal.SIGTERM)
+        assert callable(warm), "Celery has a handler for SIGTERM"
+        warm(signal.SIGTERM, frame)
+
+    def ready(sender: Any, **_: Any) -> None:
+        if not _cuts_itself(sender):
+            signal.signal(signal.SIGQUIT, at_once)
+
+    def begin(sig: str = "", **_: Any) -> None:
+        drain.begin()
+        if sig == "SIGINT" and signal.getsignal(signal.SIGQUIT) is at_once:
+            signal.signal(signal.SIGINT, at_once)
+
+    signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(begin, weak=False)
+
+
+def cut_running() -> None:
+    """Cut every slice of this process: it hands its worker over. On the agent loop."""
+    for running in list(RUNNING.values()):
+        if running.agent is not None:
+            running.agent.cancel(Cut.SHUTDOWN)
+
+
+def _cuts_itself(consumer: Any) -> bool:
+    """Whether Celery's own cold shutdown ends what the pool runs; those of threads raise at it instead."""
+    terminate = consumer.pool.terminate_job
+    return getattr(terminate, "__func__", None) is not BasePool.terminate_job

@@ -63,6 +63,17 @@ async def test_a_drain_begins_nothing_new(agent: Harness) -> None:
     assert agent.journal.parts[-1]["opened"] == []
 
 
+async def test_calls_of_one_answer_are_left_to_another_too(agent: Harness) -> None:
+    """A drain that begins in the first of two calls with effects: the second is not begun, nor opened."""
+    script: list[ScriptItem] = [[Call(PAY, {"amount": 1}), Call(PAY, {"amount": 2})], "Done."]
+    world = World()
+    done = await agent.run(script, *world.tools, draining=lambda: bool(world.calls))
+    assert (done, world.calls) == (HandedOver(), [(PAY, 1)])
+    assert agent.journal.parts[-1]["opened"] == []
+    await finish(agent, world, agent.journal.parts, script)
+    assert world.calls == [(PAY, 1), (PAY, 2)]
+
+
 async def test_a_call_made_after_a_hand_over_was_opened_first(agent: Harness) -> None:
     """A crash in a call that was handed over is still a call that may have happened: not repeated."""
     script: list[ScriptItem] = [Call(PAY, {"amount": 1}), "Done."]
