@@ -142,6 +142,7 @@ async def _examine_colony(
             *_nodes(chosen, nodes, loaded),
             *_queue(figures, await runtime.queue_depth()),
             await _rejected(runtime),
+            *_quarantine(figures),
         ]
 
 
@@ -209,6 +210,17 @@ def _queue(figures: FleetStats, depth: int) -> Iterator[Finding]:
         yield Finding("queue", Level.WARNING, found, remedy)
     else:
         yield Finding("queue", Level.OK, found)
+
+
+def _quarantine(figures: FleetStats) -> Iterator[Finding]:
+    if figures.quarantined:
+        yield Finding(
+            "quarantine",
+            Level.WARNING,
+            f"{figures.quarantined:,} workers were lost: their nodes died under them again and again",
+            "see where: colony quarantine list; then mend what kills the nodes, and colony quarantine "
+            "retry or drop them",
+        )
 
 
 async def _rejected(runtime: ColonyRuntime) -> Finding:

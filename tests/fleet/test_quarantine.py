@@ -77,6 +77,9 @@ async def test_the_life_of_a_quarantined_worker() -> None:
         _, out, _ = await cli("stats", "--redis-url", url)
         assert "see colony quarantine list" in out
 
+        _, out, _ = await cli("doctor", "--redis-url", url)
+        assert "1 workers were lost" in out
+
         [again] = await ask(url, "quarantine", "retry", worker)
         assert again["retried"] == worker
         [record] = await records(runtime, [again["worker"]])
