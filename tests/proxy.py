@@ -17,6 +17,8 @@ forget         present connections stay and never carry a byte again, as behind 
                forgotten them; new ones are as the mode says
 =============  ================================================================================
 
+`lead_to` names another server for the connections to come.
+
 It has a thread and an event loop of its own; every verb may be called from any thread, also from
 a test that is a coroutine, and has taken effect when it returns.
 """
@@ -147,6 +149,13 @@ class Proxy:
     def forget(self) -> None:
         """Let what is connected now hang for ever."""
         self._do(self._forget)
+
+    def lead_to(self, upstream_url: str) -> None:
+        """Lead new connections to another server, as a name does after a failover."""
+        parts = urlsplit(upstream_url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._upstream = parts.hostname, parts.port
 
     # ---- on the proxy's loop
 

@@ -111,6 +111,7 @@ class Link:
         self._heard = 0.0
         self._flusher: asyncio.Task[None] | None = None
         self._greeted = False
+        self._was_read_only = False
         self._troubled_at: float | None = None
         self._complained_at = -COMPLAIN_SECONDS
 
@@ -155,6 +156,7 @@ class Link:
 
     async def _flush(self) -> None:
         loop, attempt = asyncio.get_running_loop(), 0
+        trouble: StoreUnavailable | None = None  # what it last said of itself; silence says less
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
@@ -168,7 +170,7 @@ class Link:
             except (*CONNECTION_LOST, *TRANSIENT_REPLIES) as error:
                 self._greeted = False
                 attempt += 1
-                trouble = trouble_of(error, safe_url(self.url))
+                trouble = trouble_of(error, safe_url(self.url)) or trouble
                 if isinstance(trouble, StoreDenied) and self._patience is not None:
                     self._fail(batch, trouble)
                     continue
@@ -182,7 +184,9 @@ class Link:
             else:
                 refused = self._answer(batch, replies)
                 self._heard = loop.time()
-                if refused is None:
+                await self._follow(refused)
+                trouble = None
+                if refused is None or self._patience is not None:
                     attempt = 0
                     self._complain_no_more()
                 else:
@@ -199,10 +203,17 @@ class Link:
             self._give_up_overdue(now + pause, attempt, trouble, error)
         if self._patience is None:
             self._complain(now, trouble, error)
-        if isinstance(trouble, StoreReadOnly):  # its name may lead to another server by now
-            self._greeted = False
-            await self._redis.connection_pool.disconnect()
         await asyncio.sleep(pause)
+
+    async def _follow(self, refused: StoreUnavailable | None) -> None:
+        """The name of a server that takes no writes may lead to another by now: connect anew. Once
+        writes are taken, the listeners' connections, which may be with the old one, are made anew."""
+        if isinstance(refused, StoreReadOnly):
+            self._greeted, self._was_read_only = False, True
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+        elif self._was_read_only:
+            self._was_read_only = False
+            await self._redis.connection_pool.disconnect()
 
     def _complain(self, now: float, trouble: StoreUnavailable | None, error: BaseException) -> None:
         if self._troubled_at is None:
@@ -223,8 +234,8 @@ class Link:
         self._troubled_at = None
 
     def _answer(self, batch: list[Asked], replies: list[Reply]) -> StoreUnavailable | None:
-        """Hand out the replies. What was refused for trouble that may pass is queued again, where
-        nobody's patience ends: returns that trouble."""
+        """Hand out the replies; returns the trouble that may pass, if there was any. Where nobody's
+        patience ends, what was refused for it is queued again."""
         held: list[Asked] = []
         met: StoreUnavailable | None = None
         where = safe_url(self.url)
@@ -233,10 +244,12 @@ class Link:
             if future.done():
                 continue
             trouble = trouble_of(reply, where) if isinstance(reply, Exception) else None
-            if self._patience is None and _may_pass(trouble):
-                held.append(asked)
+            if _may_pass(trouble):
                 met = trouble
-            elif isinstance(reply, Exception):
+                if self._patience is None:
+                    held.append(asked)
+                    continue
+            if isinstance(reply, Exception):
                 future.set_exception(trouble or reply)
             else:
                 future.set_result(reply)

@@ -24,6 +24,7 @@ from colony.redis_server import EmbeddedRedis
 from colony.settings import Settings
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import assert_told_once, records, statuses, wait_for_state
+from tests.proxy import Proxy
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
@@ -122,10 +123,10 @@ async def test_a_redis_that_loads_is_not_taken_for_away(running: Fleet) -> None:
     await wait_for_state(runtime, WorkerState.RUNNING, 5)
     with Redis.from_url(running.redis_url, socket_timeout=60) as operator:
         with operator.pipeline(transaction=False) as ballast:
-            for number in range(40_000):
+            for number in range(60_000):
                 ballast.set(f"ballast:{number}", "x")
             ballast.execute()
-        operator.config_set("key-load-delay", 100)
+        operator.config_set("key-load-delay", 20)
         loading = threading.Thread(target=operator.execute_command, args=("DEBUG", "LOADAOF"))
         loading.start()
         with Redis.from_url(running.redis_url) as looker:
@@ -186,3 +187,38 @@ async def test_a_node_whose_password_was_changed_waits_for_it(
     after = await runtime.spawn("fetch", count=5)
     answers = await runtime.wait_for_worker_reports(after, timeout=15)
     assert statuses(answers) == {ReportStatus.SUCCESS: 5}
+
+
+async def test_a_node_follows_a_failover_behind_a_name() -> None:
+    """The primary becomes a replica of its replica, and the name of both leads to the new one; no
+    connection is cut: the node goes on there, with what it runs, and takes new work."""
+    with EmbeddedRedis() as old, EmbeddedRedis() as new, Proxy(old.url) as name:
+        async with Fleet(
+            "tests.fleet.definitions:deadly",
+            redis_url=name.url,
+            lease=str(LEASE),
+            beat_interval="0.4",
+        ) as running:
+            runtime = running.runtime
+            ids = await runtime.spawn("doze", count=10)
+            await wait_for_state(runtime, WorkerState.RUNNING, 10)
+            with Redis.from_url(old.url) as first, Redis.from_url(new.url) as second:
+                second.replicaof("127.0.0.1", str(old.port))
+
+                def is_copied() -> bool:
+                    return bool(second.info("replication").get("master_link_status") == "up")
+
+                await wait_until(is_copied, 10, what="the replica has all")
+                second.replicaof("NO", "ONE")
+                name.lead_to(new.url)
+                first.replicaof("127.0.0.1", str(new.port))
+            reports = await runtime.wait_for_worker_reports(ids, timeout=25)
+            assert statuses(reports) == {ReportStatus.SUCCESS: 10}
+            await assert_told_once(runtime, ids)
+            after = await runtime.spawn("nap", count=5)
+            answers = await runtime.wait_for_worker_reports(after, timeout=20)
+            assert statuses(answers) == {ReportStatus.SUCCESS: 5}
+            [node] = running.nodes
+            assert node.process.poll() is None
+            node.terminate()
+            assert node.wait() == 0
