@@ -30,7 +30,7 @@ chaos: setup ## hurt a fleet at random for minutes, then count (ARGS="--seed 7 -
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 REPLAYED := $(addprefix tests/fleet/test_,pools trees batches batch_joins background deadlines admission \
-	two_nodes capacity tree_deaths replay)
+	two_nodes tree_deaths replay)
 
 replay: setup ## run the tests of the fleet with every slice cut after each checkpoint
 	TEST_REPLAY=1 $(BIN)/python -m pytest $(addsuffix .py,$(REPLAYED)) $(ARGS)

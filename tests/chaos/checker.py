@@ -100,7 +100,7 @@ def one_owner_at_a_time(evidence: Evidence) -> Iterator[str]:
             yield f"{worker}: attempts overlap or do not end: {record.get('attempts')}"
 
 
-def only_killers_are_quarantined(evidence: Evidence) -> Iterator[str]:
+def killers_are_quarantined(evidence: Evidence) -> Iterator[str]:
     """A worker that kills its node each time is settled as lost, unless it was stopped before."""
     for worker, record in evidence.store.workers.items():
         if kind_of(record) == "killer" and record.get("status") not in ("failed", "stopped"):
@@ -264,7 +264,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     one_report_each,
     no_stale_write,
     one_owner_at_a_time,
-    only_killers_are_quarantined,
+    killers_are_quarantined,
     no_answer_is_paid_twice,
     conversations_are_whole,
     no_effect_is_repeated,

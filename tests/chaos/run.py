@@ -62,11 +62,12 @@ async def run(
     concurrency: int = 40,
     settle_seconds: float = SETTLE_SECONDS,
     rest_seconds: float = REST_SECONDS,
+    place: type[World] = World,
 ) -> Result:
     """Hurt a fleet for `seconds`. `tasks`: the kinds of one batch at the start, in place of a random
     producer. `env` goes to the nodes; what is no ``TEST_…`` to the first ones alone."""
     history = History(folder / "history.jsonl")
-    async with World(folder, history, seed, env or {}, concurrency=concurrency) as world:
+    async with place(folder, history, seed, env or {}, concurrency=concurrency) as world:
         settings = Settings(redis_url=world.redis.url)
         async with ColonyRuntime(COLONY, settings=settings) as runtime:
             follower = Follower(runtime, history)

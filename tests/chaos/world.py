@@ -127,16 +127,17 @@ class World:
         proxy = Proxy(self.redis.url).start()
         self._started += 1
         log = self.folder / f"node-{self._started}.log"
+        prefix, url = self._place(proxy)
         told = {
             "TEST_TWICE": "0.05" if self._started % 2 else "0",
             "TEST_CLOCK": "jumps" if self._started % 3 == 0 else "",
             "TEST_VERSION": version,
             "TEST_CALLS": str(self.folder / "calls.jsonl"),
             "TEST_EFFECTS": str(self.folder / "effects.jsonl"),
-            "COLONY_REDIS_URL": proxy.url,
+            "COLONY_REDIS_URL": url,
             "PYTHONPATH": os.pathsep.join(["", *filter(None, sys.path)]).lstrip(os.pathsep),
         }
-        command = [sys.executable, "-m", "tests.chaos.node", DEFINITION]
+        command = [*prefix, sys.executable, "-m", "tests.chaos.node", DEFINITION]
         command += ["--concurrency", str(self._concurrency)]
         node = Node(command, {**os.environ, **told, **self._env, **(env or {})}, None, log)
         hurt = Hurt(node, proxy, version)
@@ -145,6 +146,10 @@ class World:
             "node", pid=node.pid, version=version, number=self._started, env=dict(env or {})
         )
         return hurt
+
+    def _place(self, proxy: Proxy) -> tuple[list[str], str]:
+        """Where the next node lives: what its command begins with, and where it finds Redis."""
+        return [], proxy.url
 
     def _all_ready(self) -> bool:
         return all(
