@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -20,77 +19,39 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from colony.conversation import Part
 from colony.definition import ColonyConfig
-from colony.doorbell import Doorbells, celery_app
 from colony.errors import (
     InvalidTask,
     NotEnded,
-    NotQuarantined,
-    UnknownBatch,
-    UnknownColony,
-    UnknownNode,
-    UnknownWorker,
 )
 from colony.events import Filter, Handler, Subscription, read_events
 from colony.models import (
-    BatchRecord,
     BatchResult,
     Event,
-    FleetStats,
-    Limit,
-    NodeInfo,
     OnComplete,
-    Rejected,
     Report,
     ReportStatus,
     TaskSpec,
-    WorkerRecord,
     WorkerState,
 )
-from colony.settings import Settings
+from colony.operations import Operations, unknown_batch, unknown_colony, unknown_worker
 from colony.spawning import Batch, Moment, Spawner, SpawnOptions, new_batch
-from colony.store import Link, Stopped, Store
-from colony.store.keys import COLONIES
-from colony.store.records import CAPS, limits_of, new_batch_id, new_worker_id
-from colony.tasks import MAX_WORKERS, Limits, check_task, check_tasks
+from colony.store.records import new_batch_id, new_worker_id
+from colony.tasks import Limits, check_task, check_tasks
 from colony.waiting import Waiting
 
-log = logging.getLogger("colony.runtime")
 
-STOP_PAGE = 500
-
-
-class ColonyRuntime:
+class ColonyRuntime(Operations):
     """The verbs of one colony. Use it as ``async with``; one per event loop serves any number of tasks.
 
     Every verb raises `StoreUnavailable` within 2 s when Redis is away; one that already waits for
     a report goes on waiting.
     """
 
-    def __init__(
-        self,
-        colony_id: str,
-        *,
-        redis_url: str | None = None,
-        broker_url: str | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        given = {"redis_url": redis_url, "broker_url": broker_url}
-        base = settings or Settings()
-        self.settings = base.model_copy(update={k: v for k, v in given.items() if v is not None})
-        self.colony_id = colony_id
-        self._link = Link(self.settings.redis_url, patience=self.settings.connect_timeout)
-        self._store = Store(self._link, colony_id)
-        self._doorbells = Doorbells(celery_app(colony_id, self.settings), colony_id, self.settings)
-        self._waiting: Waiting | None = None
+    _waiting: Waiting | None = None
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._store.check_schema()
-        except BaseException:
-            await self._link.close()
-            raise
+        await super().__aenter__()
         self._waiting = Waiting(self._store)
         return self
 
@@ -102,8 +63,7 @@ class ColonyRuntime:
     ) -> None:
         if self._waiting is not None:
             await self._waiting.close()
-        await self._link.close()
-        await asyncio.to_thread(self._doorbells.close)
+        await super().__aexit__(kind, error, trace)
 
     # -- spawning ---------------------------------------------------------------------------
 
@@ -237,24 +197,12 @@ class ColonyRuntime:
         )
         return new
 
-    # -- quarantine -------------------------------------------------------------------------
-
-    async def list_quarantine(self, limit: int = 100) -> list[WorkerRecord]:
-        """The workers that were lost because their nodes died under them more often than
-        `max_resurrections`, newest first; retention leaves them alone (up to `quarantine_max`)."""
-        return await self._store.quarantined(limit)
-
     async def retry_quarantined(self, worker_id: str) -> str:
         """`retry_worker`, and drop the old one from quarantine. Raises `NotQuarantined`."""
         await self._must_be_quarantined(worker_id)
         new = await self.retry_worker(worker_id)
         await self._store.drop(worker_id)
         return new
-
-    async def drop_quarantined(self, worker_id: str) -> None:
-        """Forget a worker from quarantine; its record is then kept as long as any. `NotQuarantined`."""
-        await self._must_be_quarantined(worker_id)
-        await self._store.drop(worker_id)
 
     # -- waiting ----------------------------------------------------------------------------
 
@@ -263,7 +211,7 @@ class ColonyRuntime:
         and left running. Raises `UnknownWorker`."""
         found = await self._wait().ended(worker_id, timeout)
         if found is False:
-            raise _unknown(worker_id, self.colony_id)
+            raise unknown_worker(worker_id, self.colony_id)
         return found if isinstance(found, Report) else None
 
     async def wait_for_batch(
@@ -273,7 +221,7 @@ class ColonyRuntime:
         still open, and left so. Raises `UnknownBatch`."""
         found = await self._wait().ended(batch_id, timeout)
         if found is False:
-            raise _unknown_batch(batch_id, self.colony_id)
+            raise unknown_batch(batch_id, self.colony_id)
         if isinstance(found, bool):
             return None
         return (await self._must_get_batch(batch_id)).result
@@ -303,125 +251,7 @@ class ColonyRuntime:
             found = [settled.get(w, r) for w, r in zip(ids, found, strict=True)]
         return [_report_or_excuse(w, r, timeout) for w, r in zip(ids, found, strict=True)]
 
-    # -- stopping ---------------------------------------------------------------------------
-
-    async def stop_worker(self, worker_id: str, reason: str | None = None) -> bool:
-        """Stop a worker: at once when it waits, within `stop_grace` when it runs. A report it has
-        filed stands. False when it had ended before. Raises `UnknownWorker`."""
-        verdict = await self._store.stop(
-            worker_id,
-            status=ReportStatus.STOPPED,
-            reason=reason or "Worker was stopped before it ended.",
-            grace=self.settings.stop_grace,
-        )
-        if verdict is Stopped.UNKNOWN:
-            raise _unknown(worker_id, self.colony_id)
-        await self._stop_children(worker_id)
-        return verdict is not Stopped.ENDED
-
-    async def stop_batch(self, batch_id: str, reason: str | None = None) -> int:
-        """Stop every worker of a batch that has not ended, with its children; returns how many."""
-        record = await self._must_get_batch(batch_id)
-        ids = await self._store.members(batch_id, 0, record.size)
-        return await self._stop_each(ids, reason or "The batch was stopped.")
-
-    async def stop_all_workers(self, reason: str | None = None) -> int:
-        """Stop every worker that has not ended; returns how many were stopped or told to."""
-        stopped = 0
-        for state in (WorkerState.PENDING, WorkerState.PARKED, WorkerState.RUNNING):
-            ids = await self._store.ids_in(state)
-            stopped += await self._stop_each(ids, reason or "All workers were stopped.")
-        return stopped
-
-    # -- reading ----------------------------------------------------------------------------
-
-    async def get_worker(self, worker_id: str) -> WorkerRecord | None:
-        """All that is known of a worker, or None."""
-        return await self._store.get(worker_id)
-
-    async def get_worker_result(self, worker_id: str) -> Report | None:
-        """The report of an ended worker; None while it runs, or when it is unknown."""
-        record = await self._store.get(worker_id)
-        return None if record is None else record.report
-
-    async def get_batch(self, batch_id: str) -> BatchRecord | None:
-        """A batch: how many are in, and its result once it is joined; None when it is unknown."""
-        return await self._store.batch(batch_id)
-
-    async def get_batch_members(
-        self, batch_id: str, start: int = 0, count: int = MAX_WORKERS
-    ) -> list[str]:
-        """The ids of a batch's workers, in input order. Raises `UnknownBatch`."""
-        ids = await self._store.members(batch_id, start, count)
-        if not ids:
-            await self._must_get_batch(batch_id)
-        return ids
-
-    async def get_batch_reports(
-        self, batch_id: str, start: int = 0, count: int = 100
-    ) -> list[Report | None]:
-        """A page of the members' reports in input order; None for one that has not ended."""
-        ids = await self._store.members(batch_id, start, count)
-        if not ids and await self._store.batch(batch_id) is None:
-            raise _unknown_batch(batch_id, self.colony_id)
-        found = await self._store.wait_for(ids, ttl=timedelta(seconds=60))
-        return [report if isinstance(report, Report) else None for report in found]
-
-    async def get_children(self, worker_id: str) -> list[str]:
-        """The ids of the workers that a worker has spawned."""
-        return await self._store.children(worker_id)
-
-    async def get_conversation(self, worker_id: str) -> list[Part]:
-        """The worker's conversation so far, as `colony.conversation` describes it."""
-        return await self._store.conversation(worker_id)
-
-    async def list_workers(
-        self, *, status: WorkerState | str | None = None, limit: int = 100
-    ) -> list[WorkerRecord]:
-        """Workers, newest change first; `status` is a `WorkerState` (any case)."""
-        state = None if status is None else WorkerState(str(status).upper())
-        return await self._store.newest(state, limit)
-
-    async def get_stats(self) -> FleetStats:
-        """The colony in numbers. Raises `UnknownColony`."""
-        stats = await self._store.stats()
-        if stats is None:
-            raise _unknown_colony(self.colony_id)
-        return stats
-
-    async def list_nodes(self) -> list[NodeInfo]:
-        """The nodes with their leases."""
-        return await self._store.nodes()
-
-    async def drain_node(self, node: str) -> str:
-        """Have a node end as after SIGTERM: it takes nothing new, lets the calls in flight end (at most
-        `drain_grace`), hands its workers over and leaves; under a supervisor of ours it stays away. `node`
-        is its name, or as much of its beginning as no other node shares; returns the name. `UnknownNode`.
-        """
-        names = [found.node for found in await self.list_nodes() if found.lease_seconds > 0]
-        meant = [name for name in names if name == node] or [
-            name for name in names if node and name.startswith(node)
-        ]
-        if len(meant) != 1:
-            what = f"{len(meant)} nodes are" if meant else "no node is"
-            raise UnknownNode(
-                f"{what} named {node!r}…: expected a name, or the beginning of only one, of: "
-                f"{', '.join(meant or names) or 'none is alive'}"
-            )
-        if not await self._store.drain(meant[0]):
-            raise UnknownNode(f"node {meant[0]!r} has just ended")
-        return meant[0]
-
-    async def list_rejected(self, limit: int = 100) -> list[Rejected]:
-        """Messages on the queue that were set aside, newest first."""
-        return await self._store.rejected(limit)
-
-    async def queue_depth(self) -> int:
-        """How many doorbells wait in the Celery queue."""
-        depth, _ = await asyncio.to_thread(self._doorbells.depth)
-        return depth
-
-    # -- events and intake ------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def events(
         self,
@@ -455,34 +285,6 @@ class ColonyRuntime:
         events = self.events(types=types, stream_id=stream_id, worker_id=worker_id, after=now)
         return Subscription(events, handler)
 
-    async def set_limit(self, name: str, most: int | None) -> None:
-        """Set a cap while the fleet runs: ``max_concurrent_workers``, ``max_concurrent_per_key``, or
-        ``agent:<name>``; None gives it back to the definition. Raises `UnknownColony`, `InvalidTask`."""
-        cap = CAPS.get(name, name)
-        if cap not in CAPS.values() and not cap.startswith("agent:"):
-            raise InvalidTask(f"limit {name!r} is unknown: {', '.join(CAPS)} or agent:<name>")
-        if most is not None and most < 1:
-            raise InvalidTask(
-                f"limit {name}: expected at least 1, got {most}; pause_intake stops new work"
-            )
-        if not await self._store.set_limit(cap, most):
-            raise _unknown_colony(self.colony_id)
-
-    async def get_limits(self) -> list[Limit]:
-        """The caps that `set_limit` can change. Raises `UnknownColony`."""
-        face = await self._store.face()
-        if "id" not in face:
-            raise _unknown_colony(self.colony_id)
-        return limits_of(face)
-
-    async def pause_intake(self) -> None:
-        """Refuse new work (`IntakePaused`) until `resume_intake`; what was accepted runs on."""
-        await self._set_intake(paused=True)
-
-    async def resume_intake(self) -> None:
-        """Accept new work again."""
-        await self._set_intake(paused=False)
-
     # -- inside -----------------------------------------------------------------------------
 
     def _wait(self) -> Waiting:
@@ -496,7 +298,7 @@ class ColonyRuntime:
         self._wait()
         face = await self._store.face()
         if "id" not in face:
-            raise _unknown_colony(self.colony_id)
+            raise unknown_colony(self.colony_id)
         config = ColonyConfig.model_validate_json(face["config"])
         agents = frozenset(agent["name"] for agent in json.loads(face["agents"]))
         return Limits(config.max_task_bytes, config.max_data_bytes, agents), config
@@ -516,95 +318,6 @@ class ColonyRuntime:
                 for worker_id in ids
             )
         )
-
-    async def _stop_each(self, ids: Sequence[str], reason: str) -> int:
-        stopped = 0
-        for start in range(0, len(ids), STOP_PAGE):
-            page = ids[start : start + STOP_PAGE]
-            verdicts = await asyncio.gather(*(self._stop_quietly(w, reason) for w in page))
-            hit = [
-                w
-                for w, verdict in zip(page, verdicts, strict=True)
-                if verdict in (Stopped.SETTLED, Stopped.TOLD)
-            ]
-            await asyncio.gather(*(self._stop_children(worker_id) for worker_id in hit))
-            stopped += len(hit)
-        return stopped
-
-    async def _stop_children(self, worker_id: str) -> None:
-        """Go down the tree now; the janitors would do the same within their sweep."""
-        level = [worker_id]
-        while level:
-            await asyncio.gather(
-                *(
-                    self._store.expire(f"tree:{w}", grace=self.settings.stop_grace, cap=MAX_WORKERS)
-                    for w in level
-                )
-            )
-            children = await asyncio.gather(*(self._store.children(w) for w in level))
-            level = [child for each in children for child in each]
-
-    async def _stop_quietly(self, worker_id: str, reason: str) -> Stopped:
-        return await self._store.stop(
-            worker_id,
-            status=ReportStatus.STOPPED,
-            reason=reason,
-            grace=self.settings.stop_grace,
-        )
-
-    async def _must_get(self, worker_id: str) -> WorkerRecord:
-        record = await self._store.get(worker_id)
-        if record is None:
-            raise _unknown(worker_id, self.colony_id)
-        return record
-
-    async def _must_be_quarantined(self, worker_id: str) -> None:
-        if not await self._store.is_quarantined(worker_id):
-            raise NotQuarantined(
-                f"worker {worker_id!r} is not in quarantine: see who is with list_quarantine or "
-                "`colony quarantine list`"
-            )
-
-    async def _must_get_batch(self, batch_id: str) -> BatchRecord:
-        record = await self._store.batch(batch_id)
-        if record is None:
-            raise _unknown_batch(batch_id, self.colony_id)
-        return record
-
-    async def _set_intake(self, *, paused: bool) -> None:
-        if not await self._store.set_intake(paused=paused):
-            raise _unknown_colony(self.colony_id)
-
-
-async def list_colonies(settings: Settings | None = None) -> list[str]:
-    """The ids of all colonies that were ever registered in this Redis."""
-    base = settings or Settings()
-    link = Link(base.redis_url, patience=base.connect_timeout)
-    try:
-        return sorted(await link.call("SMEMBERS", COLONIES))
-    finally:
-        await link.close()
-
-
-def _unknown(worker_id: str, colony_id: str) -> UnknownWorker:
-    return UnknownWorker(
-        f"there is no worker {worker_id!r} in colony {colony_id!r}: check the id; ended workers are "
-        "forgotten after result_retention_max and result_retention_ttl"
-    )
-
-
-def _unknown_batch(batch_id: str, colony_id: str) -> UnknownBatch:
-    return UnknownBatch(
-        f"there is no batch {batch_id!r} in colony {colony_id!r}: check the id; a batch is forgotten "
-        "with the last of its workers"
-    )
-
-
-def _unknown_colony(colony_id: str) -> UnknownColony:
-    return UnknownColony(
-        f"no node has ever served a colony named {colony_id!r} in this Redis: check the name, "
-        "or start a node with: colony worker module:colony"
-    )
 
 
 def _report_or_excuse(worker_id: str, found: Report | BatchResult | bool, timeout: float) -> Report:

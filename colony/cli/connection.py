@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from redis.connection import parse_url
 
 from colony.errors import ColonyError, ConfigurationError, UnknownColony
-from colony.runtime import ColonyRuntime, list_colonies
+from colony.operations import list_colonies
+from colony.runtime import ColonyRuntime
 from colony.settings import Settings
 from colony.store.link import safe_url
 

@@ -23,7 +23,8 @@ from colony.cli.output import emit_json, one_line, plain, say
 from colony.definition import Colony, load_colony
 from colony.errors import ColonyError
 from colony.models import FleetStats, NodeInfo
-from colony.runtime import ColonyRuntime, list_colonies
+from colony.operations import list_colonies
+from colony.runtime import ColonyRuntime
 from colony.settings import Settings
 
 LONG_WAIT_SECONDS = 60.0

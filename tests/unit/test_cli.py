@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from colony.cli.doctor import Level, diagnose
+from colony.cli.doctor import diagnose
 from colony.cli.durations import When, parse_duration, parse_when, short_duration
+from colony.cli.findings import Level
 from colony.cli.output import plain
 from colony.cli.transcript import SHORT, transcript
 from colony.cli.views import why_it_waits
