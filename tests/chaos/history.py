@@ -16,14 +16,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
 
 from colony.store.keys import Keys
-from tests.chaos.witness import TRACE, Line
+from tests.chaos.witness import TRACE, Found, Line
 from tests.fleet.helpers import leftovers
 from tests.fleet.tree_helpers import leaks
 
@@ -130,3 +130,29 @@ def read_trace(redis_url: str) -> list[Line]:
     """The witness's notes, in the order in which Redis ran the scripts."""
     with Redis.from_url(redis_url, decode_responses=True) as redis:
         return [Line.read(text) for text in redis.lrange(TRACE, 0, -1)]
+
+
+def save(evidence: Evidence, folder: Path) -> None:
+    """Keep what is not in the folder of the run already."""
+    lines = "".join(f"{json.dumps(asdict(line))}\n" for line in evidence.trace)
+    (folder / "trace.jsonl").write_text(lines)
+    (folder / "store.json").write_text(json.dumps(asdict(evidence.store)))
+    (folder / "unaware.json").write_text(json.dumps(evidence.unaware))
+
+
+def load(folder: Path) -> Evidence:
+    """The evidence of a run, from its folder."""
+    unaware = json.loads((folder / "unaware.json").read_text())
+    return Evidence(
+        history=read_lines(folder / "history.jsonl"),
+        calls=read_lines(folder / "calls.jsonl"),
+        effects=read_lines(folder / "effects.jsonl"),
+        trace=[_line(entry) for entry in read_lines(folder / "trace.jsonl")],
+        store=Store(**json.loads((folder / "store.json").read_text())),
+        unaware={int(pid): windows for pid, windows in unaware.items()},
+    )
+
+
+def _line(entry: Entry) -> Line:
+    found = {name: Found(**entry[name]) for name in ("before", "after")}
+    return Line(**{**entry, **found, "arguments": tuple(entry["arguments"])})

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from colony.errors import StoreUnavailable
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
 from tests.chaos.checker import check
-from tests.chaos.history import Evidence, History, left_over, read_lines, read_store, read_trace
+from tests.chaos.history import (
+    Evidence,
+    History,
+    left_over,
+    read_lines,
+    read_store,
+    read_trace,
+    save,
+)
 from tests.chaos.producer import Follower, Producer
 from tests.chaos.schedule import Fault
 from tests.chaos.world import COLONY, World
@@ -157,17 +164,16 @@ async def _caught_up(runtime: ColonyRuntime, follower: Follower, seconds: float)
 
 
 def _gather(world: World, folder: Path, left: Sequence[str]) -> Evidence:
-    store, trace = read_store(world.redis.url, COLONY, left), read_trace(world.redis.url)
-    (folder / "store.json").write_text(json.dumps(asdict(store)))
-    (folder / "trace.jsonl").write_text("".join(f"{json.dumps(asdict(t))}\n" for t in trace))
-    return Evidence(
+    evidence = Evidence(
         history=read_lines(folder / "history.jsonl"),
         calls=read_lines(folder / "calls.jsonl"),
         effects=read_lines(folder / "effects.jsonl"),
-        trace=trace,
-        store=store,
+        trace=read_trace(world.redis.url),
+        store=read_store(world.redis.url, COLONY, left),
         unaware=world.unaware,
     )
+    save(evidence, folder)
+    return evidence
 
 
 def _numbers(evidence: Evidence) -> dict[str, int]:
