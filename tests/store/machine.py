@@ -292,6 +292,8 @@ class Colony(BothSides):
         assert reports == Counter(self.accepted), "each worker has exactly one report"
         assert joins == Counter(self.batches), "each batch is joined exactly once"
         self.notices(sent=True)
+        for lost in self.do(self.store.link.call("ZRANGE", self.store.keys("quarantine"), 0, -1)):
+            self.do(self.store.drop(lost))
         self.retain(0)
         assert not self.model.workers
         left = {name.removeprefix(self.store.keys.prefix) for name in self.names()}
