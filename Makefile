@@ -28,6 +28,7 @@ test: setup ## run the tests
 
 chaos: setup ## hurt a fleet at random for minutes, then count (ARGS="--seed 7 --seconds 300 --runs 3")
 	$(BIN)/python -m tests.chaos $(ARGS)
+	$(if $(ARGS),,CHAOS_CONTROLS=1 $(BIN)/python -m pytest tests/chaos/test_mutants.py)
 
 REPLAYED := $(addprefix tests/fleet/test_,pools trees batches batch_joins background deadlines admission \
 	two_nodes tree_deaths replay)

@@ -27,7 +27,7 @@ from tests.chaos.producer import Follower, Producer
 from tests.chaos.schedule import Fault
 from tests.chaos.world import COLONY, World
 
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 90.0
 """How long the fleet may take to end all work once nothing goes wrong any more."""
 REST_SECONDS = 15.0
 """And then, to have nothing left over."""
