@@ -13,6 +13,8 @@ PYTHONS := python3.12 python3.11 python3 python3.13 python3.14 python
 UV := $(shell command -v uv)
 # uv trusts what this machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
+# Most tests wait for time to pass, not for a core. A server that is named is one for all of them.
+PARALLEL := $(if $(COLONY_TEST_REDIS_URL),,-n 2 --dist loadfile)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 help: ## list the targets
@@ -24,7 +26,7 @@ demo: setup ## run a small fleet on an embedded Redis, no key needed
 	$(BIN)/colony demo
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 chaos: setup ## hurt a fleet at random for minutes, then count (ARGS="--seed 7 --seconds 300 --runs 3")
 	$(BIN)/python -m tests.chaos $(ARGS)
