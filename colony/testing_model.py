@@ -177,7 +177,7 @@ class ScriptedModel(Model[None]):
             body = {"error": {"message": item.message}}
             raise ModelHTTPError(item.status, self._name, body, headers=item.headers)
         if isinstance(item, Exception):
-            raise item
+            raise item.with_traceback(None)  # else its trace, with all locals, grows each time
         if isinstance(item, ModelResponse):
             return item
         said = [item] if isinstance(item, str | Call) else item

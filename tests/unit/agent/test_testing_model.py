@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -38,6 +39,18 @@ async def test_failures_come_once_and_a_last_one_always(agent: Harness) -> None:
     assert len(agent.seen) == 4
     await agent.reported([HttpError(429)], max_retries=3)
     assert len(agent.seen) == 4
+
+
+async def test_an_error_that_is_raised_again_keeps_nothing_of_earlier_runs(agent: Harness) -> None:
+    error = RuntimeError("always")
+    model = ScriptedModel([error])
+    traces = []
+    for _ in range(3):
+        outcome = await agent.reported(model, max_retries=0)
+        assert outcome.error is not None
+        assert "always" in outcome.error
+        traces.append(len(list(walk_tb(error.__traceback__))))
+    assert traces == [traces[0]] * 3
 
 
 async def test_beyond_the_script_is_an_error_that_says_so(agent: Harness) -> None:
