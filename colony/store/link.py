@@ -126,13 +126,16 @@ class Link:
         return await future
 
     async def script(self, script: Script, prefix: str, args: Iterable[Any]) -> Reply:
-        """Run a script for the colony whose keys start with `prefix`."""
-        command = (script.sha, 1, prefix, *args)
+        """Run a script for the colony whose keys start with `prefix`.
+
+        A server that does not know it is sent its text and runs it in one command: between two, another
+        server may have taken its place.
+        """
+        command = (1, prefix, *args)
         try:
-            return await self.call("EVALSHA", *command)
+            return await self.call("EVALSHA", script.sha, *command)
         except redis_errors.NoScriptError:
-            await self.call("SCRIPT LOAD", script.text)
-            return await self.call("EVALSHA", *command)
+            return await self.call("EVAL", script.text, *command)
 
     @contextlib.asynccontextmanager
     async def pubsub(self) -> AsyncIterator[PubSub]:

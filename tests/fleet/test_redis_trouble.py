@@ -102,6 +102,7 @@ async def test_nodes_go_on_when_the_trouble_is_over(running: Fleet, trouble: str
         until = time.monotonic() + TROUBLE_SECONDS
         await told(runtime, error, words)
         await wait_until(lambda: time.monotonic() > until, TROUBLE_SECONDS + 5)
+        await wait_until(lambda: "commands are held" in node.tail(1000), what="the node says so")
         await told(runtime, error, words)
         end(operator)
     reports = await runtime.wait_for_worker_reports(ids, timeout=25)
@@ -109,7 +110,6 @@ async def test_nodes_go_on_when_the_trouble_is_over(running: Fleet, trouble: str
     done = await records(runtime, ids)
     assert {(record.epoch, record.resurrections) for record in done} == {(1, 0)}
     await assert_told_once(runtime, ids)
-    assert "commands are held" in node.tail(1000)
     after = await runtime.spawn("fetch", count=5)
     answers = await runtime.wait_for_worker_reports(after, timeout=15)
     assert statuses(answers) == {ReportStatus.SUCCESS: 5}

@@ -166,6 +166,7 @@ async def test_a_batch_that_is_partly_forgotten_is_not_spawned_again(
     await store.accept(workers, ring_again_after=SOON, batch=batch)
     await end_all(store, [worker_id for worker_id, _ in workers])
     await store.join("b2", ring_again_after=SOON)
+    await store.link.call("ZADD", store.keys("ended"), 1, workers[0][0])
     await store.retain(most=1, ttl=None, cap=10)
     assert await store.get(workers[0][0]) is None
     before = state(redis_url, store)
