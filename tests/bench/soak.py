@@ -50,6 +50,7 @@ async def soak(minutes: float, seed: int) -> list[Sample]:
     """Keep the fleet busy for so long; a sample every few seconds."""
     samples: list[Sample] = []
     async with open_fleet(NODES, SLOTS, KEPT) as (fleet, redis):
+        await _fill_pools(fleet.runtime)
         producer = asyncio.create_task(_produce(fleet.runtime, random.Random(seed)))
         with Redis.from_url(redis.url) as client:
             until = time.monotonic() + 60 * minutes
@@ -62,6 +63,12 @@ async def soak(minutes: float, seed: int) -> list[Sample]:
             raise error
         await fleet.runtime.stop_all_workers()
     return samples
+
+
+async def _fill_pools(runtime: ColonyRuntime) -> None:
+    """As many at once as will ever be: connections and threads that are then kept do not count as growth."""
+    families = await runtime.spawn("a family", agent="family", count=NODES * SLOTS)
+    await runtime.wait_for_worker_reports(families, timeout=120)
 
 
 async def _produce(runtime: ColonyRuntime, chance: random.Random) -> None:
