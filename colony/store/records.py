@@ -203,4 +203,5 @@ def _attempts(lines: str) -> tuple[Attempt, ...]:
             outcome=entry.get("outcome"),
         )
         for entry in by_epoch.values()
+        if "node" in entry  # else its beginning was too long ago
     )

@@ -42,6 +42,8 @@ class Worker:
     descendants: int = 0
     children: list[str] = field(default_factory=list)
     parked_by: str = ""
+    rings: int = 0
+    rings_now: bool = False
     settled_by: str = ""
     given_back_by: str = ""
     left: list[str] = field(default_factory=list)
@@ -212,7 +214,24 @@ class Transitions:
         if worker.state != "PENDING":
             return worker.state
         worker.state, worker.node, worker.token = "RUNNING", node, token
+        worker.rings_now = False
         return "claimed"
+
+    def join_node(self, node: str) -> None:
+        """A node's first beat: who was rung in vain is rung now."""
+        if node not in self.leases:
+            for worker in self.within("PENDING"):
+                worker.rings_now = worker.rings > 0
+        self.leases[node] = True
+
+    def ring_again(self, lost: Worker) -> set[str]:
+        """One doorbell was lost: for whom it is rung again."""
+        lost.rings_now = True
+        rung = [worker for worker in self.within("PENDING") if worker.rings_now]
+        for worker in rung:
+            worker.rings, worker.rings_now = worker.rings + 1, False
+        self.totals["rung_again"] += len(rung)
+        return {worker.id for worker in rung}
 
     def checkpoint(self, worker_id: str, token: str, filed: str) -> str:
         worker = self._owned(worker_id, token)
@@ -294,6 +313,7 @@ class Transitions:
 
     def _release(self, worker: Worker, state: str) -> None:
         worker.state, worker.token, worker.node, worker.waits = state, "", "", ""
+        worker.rings, worker.rings_now = 0, False
 
     def _pend(self, worker: Worker) -> None:
         self._release(worker, "PENDING")

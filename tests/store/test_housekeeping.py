@@ -17,6 +17,7 @@ from tests.store.kit import (
     claim,
     dump,
     events_of,
+    join,
     now_ms,
     one,
     running,
@@ -80,6 +81,20 @@ async def test_a_new_wait_is_rung_from_the_start(store: Store) -> None:
     record = await store.get(worker_id)
     assert record is not None
     assert record.rings == 0
+
+
+async def test_a_node_that_joins_has_doorbells_rung_that_backed_off(
+    store: Store, redis_url: str
+) -> None:
+    """Rung in vain for long, while no node was there: due at once when one comes, not after a minute."""
+    await join(store)
+    worker_id = await one(store)
+    await store.link.call("ZADD", store.keys("doorbells"), "XX", 1, worker_id)
+    await store.ring_again(after=MINUTE, cap=10)
+    assert await store.ring_again(after=MINUTE, cap=10) == []
+    await join(store, "n2")
+    rung = await store.ring_again(after=MINUTE, cap=10)
+    assert [ring.worker_id for ring in rung] == [worker_id]
 
 
 async def test_retention_by_count_forgets_the_oldest(store: Store, redis_url: str) -> None:

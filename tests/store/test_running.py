@@ -298,3 +298,20 @@ async def test_waking_one_that_does_not_sleep_changes_nothing(store: Store, redi
     before = state(redis_url, store)
     assert await store.wake(worker_id, ring_again_after=SOON) is None
     assert state(redis_url, store) == before
+
+
+async def test_of_very_many_attempts_the_latest_are_kept(store: Store) -> None:
+    """One that parks again and again does not grow without end; what is kept can be read, in order."""
+    worker_id = await running(store)
+    for number in range(300):
+        await store.park(worker_id, f"t{number + 1}", SOON, ring_again_after=SOON)
+        await store.wake(worker_id, ring_again_after=SOON)
+        await claim(store, worker_id, token=f"t{number + 2}")
+    raw = await store.link.call("HGET", store.keys("worker", worker_id), "attempts")
+    assert len(raw) <= 32 * 1024
+    record = await store.get(worker_id)
+    assert record is not None
+    epochs = [attempt.epoch for attempt in record.attempts]
+    assert epochs == list(range(epochs[0], 302))
+    assert len(epochs) > 50
+    assert record.epoch == 301

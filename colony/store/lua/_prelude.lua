@@ -89,12 +89,23 @@ local function enter(wid, rec, state)
   rec.state = state
 end
 
+-- Attempts are lines: a claim writes one, its end another. The oldest go when there are too many: of one that parks
+-- a thousand times the latest are kept.
+local ATTEMPTS_BYTES = 32768
+local function note_attempt(wid, rec, line)
+  local lines = (rec.attempts or '') .. line
+  if #lines > ATTEMPTS_BYTES then
+    lines = string.sub(lines, string.find(lines, '\n', #lines - ATTEMPTS_BYTES / 2, true) + 1)
+  end
+  rec.attempts = lines
+  redis.call('HSET', K.worker(wid), 'attempts', lines)
+end
+
 -- Note how the current attempt ended, beside the line its claim wrote.
 local function close_attempt(wid, rec, outcome)
   if not rec.token then return end
   local line = '{"epoch":' .. rec.epoch .. ',"ended_at":' .. int(now) .. ',"outcome":' .. quote(outcome) .. '}\n'
-  rec.attempts = (rec.attempts or '') .. line
-  redis.call('HSET', K.worker(wid), 'attempts', rec.attempts)
+  note_attempt(wid, rec, line)
   redis.call('HDEL', K.worker(wid), 'token', 'node')
 end
 

@@ -26,7 +26,8 @@ if not owns(rec, token) then
   enter(wid, rec, 'RUNNING')
   rec.epoch = redis.call('HINCRBY', K.worker(wid), 'epoch', 1)
   local line = '{"epoch":' .. int(rec.epoch) .. ',"node":' .. quote(node) .. ',"started_at":' .. int(now) .. '}\n'
-  redis.call('HSET', K.worker(wid), 'token', token, 'node', node, 'attempts', (rec.attempts or '') .. line)
+  note_attempt(wid, rec, line)
+  redis.call('HSET', K.worker(wid), 'token', token, 'node', node)
   redis.call('HDEL', K.worker(wid), 'waits_for')
   redis.call('HSET', K.held(node), wid, token)
   if rec.started then
