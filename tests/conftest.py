@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 
 import pytest
@@ -27,6 +28,12 @@ NOT_REPLAYED: Mapping[str, str] = {
     "test_a_thousand_workers_are_spread_over_two_nodes_and_report_once": COUNTS_SLICES,
 }
 """Tests that do not hold where every slice is cut after each checkpoint (`make replay`), and why."""
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and all that it starts would, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

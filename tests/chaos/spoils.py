@@ -87,7 +87,7 @@ SPOILS: Mapping[str, Spoil] = {
     "one_report_each": _report_again,
     "no_stale_write": _stale,
     "one_owner_at_a_time": _claimed_while_running,
-    "killers_are_quarantined": lambda e: _worker(e, task="killer r0x0", status="success"),
+    "killers_are_quarantined": lambda e: _worker(e, task="killer r0.0", status="success"),
     "no_answer_is_paid_twice": _asked_again,
     "conversations_are_whole": _result_twice,
     "no_effect_is_repeated": lambda e: replace(e, effects=[*e.effects, *e.effects]),

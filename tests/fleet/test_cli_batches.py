@@ -34,6 +34,7 @@ class Commands:
     def start(self, *arguments: str, stdin: str = "", stderr: int = subprocess.PIPE) -> Any:
         """A command that goes on; all of its stdin is given to it."""
         kept = {name: value for name, value in os.environ.items() if "COLONY_" not in name}
+        kept.pop("COLUMNS", None)  # or a tree's lines are cut to that width, as on a screen
         env = kept | {"COLONY_REDIS_URL": self.redis_url, "TERM": "xterm"}
         process = subprocess.Popen(
             [sys.executable, "-m", "colony.cli", *arguments],
