@@ -41,12 +41,16 @@ class Part(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What an agent said with `report_to_parent`, checked and normalised."""
+    """What an agent said with `report_to_parent`, checked and normalised.
+
+    `provisional`: the next report that is filed replaces this one.
+    """
 
     status: ReportStatus
     summary: str
     data: dict[str, JsonValue] = field(default_factory=dict)
     error: str | None = None
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,8 @@ class AgentSpec:
     it is offered ``run_parallel_workers``, to hand tasks to workers of its own and wait for them, and
     ``delegate_task``, to have work done in the background. Of such work at most `max_async_children`
     units (one task, or the tasks of one call) are out at once; one more is refused or, by `async_policy`,
-    queued. `at_end`: an agent that would end while units are out waits for them, or leaves them
+    queued. `at_end`: an agent that would end while units are out waits for them (what it reports meanwhile
+    stands until it reports again, and for good if it is stopped or cut first), or leaves them
     (`Report.left_running`). `model_settings` are pydantic-ai's (temperature, …).
     """
 

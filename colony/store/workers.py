@@ -223,6 +223,7 @@ class WorkerTransitions(StoreBase):
             step.tokens,
             "" if step.cost_usd is None else repr(step.cost_usd),
             *(("", "", "", "") if filed is None else _filed(filed)),
+            "1" if filed is not None and filed.provisional else "",
             len(step.parts),
             *dump_parts(step.parts),
             *(text for kind, data in step.events for text in (kind, to_json(data).decode())),

@@ -44,6 +44,14 @@ def each(messages: list[ModelMessage], _: ModelRequestParameters) -> list[Call |
     return [Call(DELEGATE, {"goal": task}) for task in words(messages)]
 
 
+def early(messages: list[ModelMessage], _: ModelRequestParameters) -> list[Call | str]:
+    """``… task``: one unit, and in the same answer what there is to report before it ends."""
+    return [
+        Call(DELEGATE, {"goal": words(messages)[0]}),
+        report("partial", "So far.", {"rows": 2}),
+    ]
+
+
 def batch(messages: list[ModelMessage], _: ModelRequestParameters) -> Call:
     """``… task / task / …``: one unit of all."""
     tasks: list[JsonValue] = [
@@ -101,6 +109,7 @@ SCRIPTS: dict[str, list[ScriptItem]] = {
     "one": [one, "That is all, I think.", told],
     "brief": [brief, told],
     "each": [each, told],
+    "early": [early, told],
     "batch": [batch, told],
     "work": [one, held_while_out, told],
     "nested": [nested, told],
@@ -138,6 +147,7 @@ background = Colony(
             max_async_children=1,
             async_policy="queue",
         ),
+        AgentSpec(name="brisk", model=model(), spawns=True, max_turns=1),
         AgentSpec(name="leaver", model=model(), spawns=True, at_end="leave"),
         AgentSpec(name="scout", model=model(), tools=["rest"]),
     ],

@@ -28,7 +28,7 @@ from tests.tour.helpers import report_of
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
-SUCCESS, STOPPED = ReportStatus.SUCCESS, ReportStatus.STOPPED
+SUCCESS, PARTIAL, STOPPED = ReportStatus.SUCCESS, ReportStatus.PARTIAL, ReportStatus.STOPPED
 PARKED, RUNNING = WorkerState.PARKED, WorkerState.RUNNING
 
 
@@ -183,16 +183,49 @@ async def test_a_queued_unit_is_seen_waiting_and_can_be_stopped(
 async def test_the_stop_of_a_parent_takes_its_units_along(
     runtime: ColonyRuntime, agent: str
 ) -> None:
-    """One that sleeps is stopped: what runs for it and what queues for it ends, too, within 5 s."""
+    """One that has reported and sleeps is stopped: what runs for it and what queues for it ends, too, within
+    5 s; its report stands, and leaves nothing running."""
     [parent] = await runtime.spawn("each hold none / hold none", agent=agent)
     children = await children_of(runtime, parent, 2)
     await until_states(runtime, [parent], PARKED)
     assert await runtime.stop_worker(parent)
-    await until_states(runtime, [parent, *children], WorkerState.STOPPED, 5)
-    assert (await report_of(runtime, parent)).left_running == ()
+    await until_states(runtime, children, WorkerState.STOPPED, 5)
+    report = await report_of(runtime, parent)
+    assert (report.status, report.left_running) == (SUCCESS, ())
     for handle in await units_of(runtime, parent):
         assert await runtime.wait_for_batch(handle, timeout=5) is not None
     await assert_told_once(runtime, [parent, *children])
+
+
+@pytest.mark.parametrize("how", ["stop", "deadline", "turn limit"])
+async def test_a_report_filed_while_work_is_out_stands(
+    running: Fleet, runtime: ColonyRuntime, folder: Path, how: str
+) -> None:
+    """A parent reports while its unit is out, and is ended before it can report again: by a stop after its
+    node has died, by its hard deadline, by a limit. Its early report is the report."""
+    agent = "brisk" if how == "turn limit" else "agent"
+    deadline = timedelta(seconds=1.5) if how == "deadline" else None
+    [parent] = await runtime.spawn("early hold filed", agent=agent, deadline=deadline)
+    [unit] = await children_of(runtime, parent, 1)
+    await until_states(runtime, [parent], PARKED)
+    if how == "stop":
+        the_node(running).kill()
+        await running.add_nodes()
+        assert await runtime.stop_worker(parent)
+    elif how == "turn limit":
+        (folder / "filed").touch()
+    report = await report_of(runtime, parent, 30)
+    assert (report.status, report.summary, report.data) == (PARTIAL, "So far.", {"rows": 2})
+    await report_of(runtime, unit, 10)
+    await assert_told_once(runtime, [parent, unit])
+
+
+async def test_a_later_report_replaces_an_early_one(runtime: ColonyRuntime) -> None:
+    """The parent reports while its unit is out, is told of its end, and reports again: that one counts."""
+    [parent] = await runtime.spawn("early fetch")
+    report = await report_of(runtime, parent)
+    assert (report.status, report.summary) == (SUCCESS, "All told.")
+    assert "Fetched 5 rows." in blocks_in(report)[0]
 
 
 async def test_the_deadline_of_a_parent_takes_its_units_along(runtime: ColonyRuntime) -> None:

@@ -121,8 +121,13 @@ class BothSides(RuleBasedStateMachine):
     async def _write(self, what: str, worker_id: str, token: str, with_: Any, after: int) -> str:
         store = self.store
         if what == "checkpoint":
-            filed = Filed(ReportStatus(with_), "filed", {}) if with_ else None
-            made = step("x", filed=filed)
+            status, provisional = with_
+            end = (
+                Filed(ReportStatus(status), "filed", {}, provisional=provisional)
+                if status
+                else None
+            )
+            made = step("x", filed=end)
             return await store.checkpoint(worker_id, token, made, after=after) or "ok"
         if what == "settle":
             filed = Filed(ReportStatus(with_), "end", {})
@@ -140,7 +145,8 @@ class BothSides(RuleBasedStateMachine):
     def _expected(self, what: str, worker_id: str, token: str, with_: Any) -> str:
         match what:
             case "checkpoint":
-                return self.model.checkpoint(worker_id, token, with_)
+                filed, provisional = with_
+                return self.model.checkpoint(worker_id, token, filed, provisional=provisional)
             case "settle":
                 return self.model.settle(worker_id, token, with_)
             case "park":

@@ -281,7 +281,8 @@ def _check_record(
     if where in TERMINAL:
         report = json.loads(record["report"])
         assert ReportStatus(report["status"]).state == where
-        assert not {"stop_status", "waits_for", "waits_batch", "filed_data"} & set(record)
+        gone = {"stop_status", "waits_for", "waits_batch", "filed_data", "filed_provisional"}
+        assert not gone & set(record)
     if worker_id in whole.get("quarantine", {}):
         assert json.loads(record["report"])["error"] == "lost"
 

@@ -119,10 +119,12 @@ class Colony(BothSides):
         self.claim(picked(sorted(self.accepted), pick), node)
 
     @precondition(lambda self: self.model.within("RUNNING"))
-    @rule(pick=picks, filed=st.sampled_from(["", "", "success", "failed"]))
-    def checkpoint(self, pick: int, filed: str) -> None:
+    @rule(
+        pick=picks, filed=st.sampled_from(["", "", "success", "failed"]), provisional=st.booleans()
+    )
+    def checkpoint(self, pick: int, filed: str, provisional: bool) -> None:
         by = self.owned(pick)
-        self.write("checkpoint", by.id, by.token, filed)
+        self.write("checkpoint", by.id, by.token, (filed, provisional))
 
     @precondition(lambda self: self.model.within("RUNNING"))
     @rule(pick=picks, status=ends)
@@ -166,7 +168,7 @@ class Colony(BothSides):
             request = request_of(batch=self.name("b"), need=2, parent=worker_id, token=token)
             self.accept([self.name("w")], request)
             return
-        with_ = {"checkpoint": "", "settle": "success", "park": "time", "give_back": True}
+        with_ = {"checkpoint": ("", False), "settle": "success", "park": "time", "give_back": True}
         self.write(what, worker_id, token, with_[what])
 
     # -- janitors ---------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Worker:
     node: str = ""
     told: str = ""
     filed: str = ""
+    filed_provisionally: bool = False
     waits: str = ""
     parts: int = 0
     deaths: int = 0
@@ -233,12 +234,13 @@ class Transitions:
         self.totals["rung_again"] += len(rung)
         return {worker.id for worker in rung}
 
-    def checkpoint(self, worker_id: str, token: str, filed: str) -> str:
+    def checkpoint(self, worker_id: str, token: str, filed: str, *, provisional: bool) -> str:
         worker = self._owned(worker_id, token)
         if worker is None:
             return self._stale()
         worker.parts += 1
-        worker.filed = worker.filed or filed
+        if filed and (not worker.filed or worker.filed_provisionally):
+            worker.filed, worker.filed_provisionally = filed, provisional
         return worker.told or "ok"
 
     def settle(self, worker_id: str, token: str, status: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -83,11 +84,13 @@ async def test_one_that_does_not_obey_is_ended(store: Store) -> None:
         await store.settle(worker_id, "t1", success())
 
 
+@pytest.mark.parametrize("provisional", [False, True], ids=["final", "provisional"])
 @pytest.mark.parametrize("how", ["kill", "at once", "hand-over", "deadline"])
-async def test_a_filed_report_stands(store: Store, how: str) -> None:
+async def test_a_filed_report_stands(store: Store, how: str, provisional: bool) -> None:
     """Scenario 5: stopped or timed out after it filed its report, the worker ends with that report."""
     worker_id = await running(store, deadline=HOUR)
-    await store.checkpoint(worker_id, "t1", step("a", filed=success("mine", rows=5)), after=0)
+    filed = replace(success("mine", rows=5), provisional=provisional)
+    await store.checkpoint(worker_id, "t1", step("a", filed=filed), after=0)
     match how:
         case "at once":
             await _stop(store, worker_id, NOW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -203,6 +204,20 @@ async def test_the_first_filed_report_stands(store: Store) -> None:
     assert record.report is not None
     assert (record.state, record.report.summary) == (WorkerState.COMPLETED, "mine")
     assert (record.report.data, record.report.error) == ({"rows": 5}, None)
+
+
+async def test_a_provisional_report_stands_until_the_next(store: Store) -> None:
+    """Each replaces the provisional one before it; none the first that is not provisional."""
+    worker_id = await running(store)
+    said = [("early", True), ("later", True), ("final", False), ("early again", True), ("x", False)]
+    for after, (summary, provisional) in enumerate(said):
+        filed = replace(success(summary), provisional=provisional)
+        await store.checkpoint(worker_id, "t1", step("a", filed=filed), after=after)
+    await store.settle(worker_id, "t1", success("made from a text"))
+    record = await store.get(worker_id)
+    assert record is not None
+    assert record.report is not None
+    assert record.report.summary == "final"
 
 
 async def test_the_first_settle_wins(store: Store, redis_url: str) -> None:

@@ -149,7 +149,7 @@ async def _act(
         return Waiting((park.batch_id,))
     if run.draining() and not run.out_of_time and _calls_left(transcript):
         return HandedOver()
-    if filed is not None:
+    if filed is not None and not filed.provisional:
         return from_filed(filed)
     if pause is not None and not run.out_of_time:
         return Parked(pause)

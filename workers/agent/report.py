@@ -16,6 +16,8 @@ The rules, in the order in which they are asked:
    have its callers wait.
 5. Where background work is out and the agent is to wait for it (`AgentSpec.at_end`), neither a call
    nor a text ends the worker: it sleeps until some of that work ends, is told, and is asked again.
+   What such a call reports is filed all the same, provisionally: the next report replaces it, and
+   it is the worker's report should the worker come to no other.
 6. An answer of nothing is asked for once more; a second one fails the worker, and so does one that
    the provider withheld (``content_filter``, ``length``, ``error``).
 """
@@ -49,8 +51,8 @@ SUMMARY_BYTES = 16_384
 """Longest summary that is made from a text; the whole text stays in the conversation."""
 
 HELD_BACK = (
-    "not filed yet: work that you delegated is out. You are told what came of it as soon as it ends; "
-    "report then"
+    "kept, but you are not done: work that you delegated is out, and you are told what came of it as soon "
+    "as it ends. Report again then; without that, this is your report"
 )
 
 REPORT_DEFINITION = ToolDefinition(
@@ -110,7 +112,7 @@ def judge_reports(
 ) -> tuple[Filed | None, list[ToolReturnPart]]:
     """The report that an answer files, if any, and the results of its `report_to_parent` calls.
 
-    `held_back`: none is filed, as background work is out; each is answered so.
+    `held_back`: background work is out, so the report is provisional, and the call is answered so.
     """
     filed: Filed | None = None
     judged: list[ToolReturnPart] = []
@@ -120,10 +122,12 @@ def judge_reports(
         report = check_report(call, max_bytes)
         if isinstance(report, Refused):
             judged.append(results.to_mend(call, report.problem, "validation_error"))
-        elif held_back:
-            judged.append(replace(results.failed(call, HELD_BACK), metadata={"held_back": True}))
         elif filed is not None:
             judged.append(results.failed(call, "there is a report already; this one was not taken"))
+        elif held_back:
+            filed = replace(report, provisional=True)
+            told = results.returned(call, HELD_BACK, max_bytes)
+            judged.append(replace(told, metadata={"held_back": True}))
         else:
             filed = report
             judged.append(results.returned(call, "report filed", max_bytes))

@@ -33,7 +33,7 @@ end
 
 -- The fields a transition needs to know; false where unset.
 local FIELDS = {'state', 'token', 'node', 'epoch', 'started', 'attempts', 'resurrections', 'stop_status', 'stop_reason',
-  'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'tokens', 'cost', 'label', 'agent', 'deadline',
+  'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'filed_provisional', 'tokens', 'cost', 'label', 'agent', 'deadline',
   'batch', 'index', 'waits_batch', 'ckey', 'created', 'priority'}
 local function read(wid)
   local values = redis.call('HMGET', K.worker(wid), unpack(FIELDS))
@@ -179,7 +179,8 @@ local function finish(wid, rec, status, summary, data, err)
   end
   local whole = report(data)
   redis.call('HSET', K.worker(wid), 'report', whole, 'ended', int(now), 'status', status)
-  redis.call('HDEL', K.worker(wid), 'waits_for', 'waits_batch', 'stop_status', 'stop_reason', 'filed_summary', 'filed_data', 'filed_error')
+  redis.call('HDEL', K.worker(wid), 'waits_for', 'waits_batch', 'stop_status', 'stop_reason', 'filed_summary', 'filed_data',
+    'filed_error', 'filed_provisional')
   redis.call('ZADD', K.ended, now, wid)
   redis.call('ZREM', K.due, 'wake:' .. wid, 'kill:' .. wid)
   if rec.deadline then redis.call('ZREM', K.due, 'deadline:' .. wid) end

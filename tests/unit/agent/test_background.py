@@ -281,15 +281,18 @@ async def life(
 
 
 async def test_a_report_is_held_back_while_work_is_out_and_filed_after(agent: Harness) -> None:
-    """The early report is answered so and not filed; the worker sleeps, is told, and asked again."""
+    """The early report is filed provisionally, and answered so; the worker sleeps, is told, and asked
+    again."""
     nest, journal = Nest(), MemoryJournal()
     script = [GO, report("success", "Too early."), DONE]
     outcome = await life(agent, nest, [*script], journal)
     assert outcome == Reported(SUCCESS, "Done.")
-    assert [filed.summary for filed in journal.filed] == ["Done."]
-    early = journal.results()[1]
-    assert early["outcome"] == "failed"
-    assert "not filed yet" in early["content"]
+    early, last = journal.filed
+    assert (early.summary, early.provisional) == ("Too early.", True)
+    assert (last.summary, last.provisional) == ("Done.", False)
+    answer = journal.results()[1]
+    assert answer["outcome"] == "success"
+    assert "Report again then" in answer["content"]
     assert shape(agent.seen[-1]) == ["prompt", *["answer", "results"] * 2, "told"]
 
 
@@ -315,18 +318,18 @@ async def test_one_that_ended_meanwhile_is_told_without_sleep(agent: Harness) ->
     outcome = await agent.run([GO, nest.ends(DONE, FIRST), DONE], offspring=nest)
     assert outcome == Reported(SUCCESS, "Done.")
     assert handles(agent.seen[-1]) == [FIRST]
-    assert len(agent.journal.filed) == 1
+    assert [filed.provisional for filed in agent.journal.filed] == [True, False]
 
 
 @pytest.mark.parametrize("order", ["delegate first", "report first"])
 async def test_a_report_beside_a_dispatch_waits_for_it(agent: Harness, order: str) -> None:
-    """[delegate_task, report] in one answer, either way round: the work is handed out, the report not
-    filed with the answer, and asked for again at the end."""
+    """[delegate_task, report] in one answer, either way round: the work is handed out, the report
+    provisional, and asked for again at the end."""
     nest, journal = Nest(), MemoryJournal()
     both = [GO, DONE] if order == "delegate first" else [DONE, GO]
     outcome = await life(agent, nest, [both, report("partial", "After.")], journal)
     assert outcome == Reported(PARTIAL, "After.")
-    assert [filed.summary for filed in journal.filed] == ["After."]
+    assert [filed.provisional for filed in journal.filed] == [True, False]
     assert len(nest.units) == 1
     assert handles(agent.seen[-1]) == list(nest.units)
 
@@ -481,7 +484,7 @@ async def test_cut_anywhere_the_conversation_is_the_same(
     agent: Harness, where: str, step: int
 ) -> None:
     """A node that dies before or after any step: the same units, each told once at the same place, the
-    same report, filed once."""
+    same reports, each filed once."""
     _, uncut, _ = await whole_life(agent, MemoryJournal())
     journal = MemoryJournal()
     setattr(journal, where, step)
@@ -489,7 +492,7 @@ async def test_cut_anywhere_the_conversation_is_the_same(
     assert outcome == Reported(SUCCESS, "Done.")
     assert steady(messages) == steady(uncut)
     assert len(nest.units) == 3
-    assert len(journal.filed) == 1
+    assert [filed.summary for filed in journal.filed] == ["Done.", "Not yet.", "Done."]
 
 
 @pytest.mark.parametrize("where", ["crash_after", "crash_before"])
@@ -506,7 +509,7 @@ async def test_cut_anywhere_while_units_end_each_is_told_once(
     assert outcome.status is SUCCESS
     messages = Transcript.restore(journal.parts).messages
     assert sorted(handles(messages)) == sorted(nest.units)
-    assert len(journal.filed) == (outcome.summary != "Nearly.")
+    assert [filed.provisional for filed in journal.filed][-1] is (outcome.summary == "Nearly.")
     for message, following in pairwise(messages):
         if isinstance(message, ModelResponse) and message.tool_calls:
             assert _kind(following) == "results"
