@@ -17,6 +17,7 @@
     ├── UnknownBatch            there is no such batch (or its records were retired)
     ├── UnknownTrigger          there is no such trigger
     ├── UnknownNode             there is no such node (or it has ended)
+    ├── UnknownToken            there is no such API token (or it was revoked)
     ├── NotEnded                the operation needs a worker that has ended
     ├── NotQuarantined          the operation needs a worker in quarantine
     ├── StoreUnavailable        Redis cannot be reached, or refuses to write
@@ -107,6 +108,10 @@ class UnknownTrigger(ColonyError, LookupError):
 
 class UnknownNode(ColonyError, LookupError):
     """There is no such node, or it has ended."""
+
+
+class UnknownToken(ColonyError, LookupError):
+    """There is no such API token in this colony, or it was revoked."""
 
 
 class NotEnded(ColonyError):

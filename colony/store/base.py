@@ -32,6 +32,13 @@ class StoreBase:
         reached(f"after-{name}")
         return reply
 
+    async def _hash(self, key: str) -> list[str]:
+        """A whole hash, flat: redis-py gives a dict, or a flat list."""
+        reply = await self.link.call("HGETALL", key)
+        return (
+            [text for item in reply.items() for text in item] if isinstance(reply, dict) else reply
+        )
+
     async def check_schema(self) -> None:
         """Refuse a store that a newer Colony has written."""
         found = await self.link.call("HGET", self.keys("meta"), "schema")

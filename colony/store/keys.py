@@ -7,6 +7,7 @@ name               type    holds                                                
 =================  ======  ====================================================  ===================
 meta               hash    definition's face, limits, generation, counters       for ever
 state:<STATE>      zset    worker id → since when (ms), one per state            with its workers
+listed             zset    worker id → accepted at (ms), every worker            until retention
 ended              zset    worker id → ended at (ms), terminal, not in quarantine  until retention
 quarantine         zset    lost worker → since when (ms)                         until dropped; quarantine_max
 worker:<id>        hash    the record of a worker                                until retention
@@ -31,6 +32,8 @@ outbox             zset    notice → when it is to be sent (again) (ms)        
 notices            hash    notice → what is to be sent (JSON)                    until it is sent
 waited             zset    worker id → until when somebody waits (ms)            a minute, renewed
 rejected           list    messages set aside, newest first                      the last 1,000
+tokens             hash    API token → name, scopes, SHA-256, end (JSON)         until revoked
+permits:<token>    string  until when its requests are paid for (ms)             until then
 events             stream  lifecycle events, id = generation-sequence            max_history
 =================  ======  ====================================================  ===================
 
@@ -44,6 +47,7 @@ COLONIES = "colony:colonies"
 
 PLAIN = (
     "meta",
+    "listed",
     "ended",
     "quarantine",
     "nodes",
@@ -58,6 +62,7 @@ PLAIN = (
     "notices",
     "waited",
     "rejected",
+    "tokens",
     "events",
 )
 OF_ONE = (
@@ -72,6 +77,7 @@ OF_ONE = (
     "arrived",
     "children",
     "units",
+    "permits",
 )
 CHANNELS = ("live", "reports", "hints")
 

@@ -77,6 +77,18 @@ class Reads(StoreBase):
         records = await asyncio.gather(*(self.get(worker_id) for worker_id, _ in entries[:limit]))
         return [record for record in records if record is not None]
 
+    async def page(
+        self, index: str, after: tuple[int, str] | None, limit: int, fields: Sequence[str]
+    ) -> list[tuple[str, int, dict[str, str]]]:
+        """A page of ``listed``, ``quarantine`` or a state, newest first, behind (when, worker id): per
+        worker its id, when (ms) and those of the fields that it has."""
+        score, last = after or ("", "")
+        flat = iter(await self.run("page", index, score, last, limit, *fields))
+        return [
+            (w, int(when), {k: v for k, v in zip(fields, values, strict=True) if v is not None})
+            for w, when, values in zip(flat, flat, flat, strict=True)
+        ]
+
     async def quarantined(self, limit: int) -> list[WorkerRecord]:
         """The workers in quarantine, newest first."""
         ids = await self.link.call("ZREVRANGE", self.keys("quarantine"), 0, limit - 1)
@@ -144,12 +156,6 @@ class Reads(StoreBase):
     async def _now(self) -> float:
         seconds, micros = await self.link.call("TIME")
         return int(seconds) * 1000 + int(micros) / 1000
-
-    async def _hash(self, key: str) -> list[str]:
-        reply = await self.link.call("HGETALL", key)
-        return (
-            [text for item in reply.items() for text in item] if isinstance(reply, dict) else reply
-        )
 
 
 def _scored(reply: Sequence[Any]) -> list[tuple[str, float]]:

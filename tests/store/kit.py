@@ -26,9 +26,10 @@ SOON = timedelta(seconds=2)
 LEASE = timedelta(minutes=5)
 NOW = timedelta(0)
 
-HASHES = ("meta", "idem_ids", "worker", "node", "held", "batch", "notices", "active")
+HASHES = ("meta", "tokens", "idem_ids", "worker", "node", "held", "batch", "notices", "active")
 LISTS = ("parts", "staged", "rejected", "members")
 ZSETS = (
+    "listed",
     "ended",
     "quarantine",
     "nodes",
@@ -47,13 +48,14 @@ TYPES = {
     **dict.fromkeys(LISTS, "list"),
     **dict.fromkeys(ZSETS, "zset"),
     "events": "stream",
+    "permits": "string",
     "arrived": "set",
     "children": "set",
 }
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
     *("state", "worker", "parts", "node", "held", "staged"),
-    *("batch", "members", "arrived", "children", "units"),
+    *("batch", "members", "arrived", "children", "units", "permits"),
 }
 WAITS = ("time", "children", "capacity", "siblings")
 NOISE = ("total:", "events", "swept", "run_id", "hold_until")
@@ -201,6 +203,8 @@ def _ask(pipeline: Any, name: str, kind: str) -> None:
             pipeline.zrange(name, 0, -1, withscores=True)
         case "stream":
             pipeline.xrange(name)
+        case "string":
+            pipeline.get(name)
         case _:
             pipeline.type(name)
 
@@ -291,6 +295,7 @@ def _check_indexes(records: Mapping[str, Mapping[str, str]], whole: Mapping[str,
     for where, members in _of(whole, "state").items():
         assert where in set(WorkerState), f"there is no state {where}"
         assert set(members) <= set(records), f"{where} lists workers without a record"
+    assert set(whole.get("listed", {})) == set(records)
     assert set(whole.get("doorbells", {})) <= set(records)
     batches = _of(whole, "batch")
     for kind, _, of in (item.partition(":") for item in whole.get("due", {})):

@@ -83,6 +83,7 @@ local function enter(wid, rec, state)
   if rec.state == 'PARKED' then redis.call('ZREM', K.capacity, wid) end
   if rec.state then redis.call('ZREM', K.state(rec.state), wid) end
   redis.call('ZADD', K.state(state), now, wid)
+  if not rec.state then redis.call('ZADD', K.listed, now, wid) end
   redis.call('HSET', K.worker(wid), 'state', state, 'since', int(now))
   if rec.node then redis.call('HDEL', K.held(rec.node), wid) end
   if rec.state == 'PENDING' then redis.call('ZREM', K.doorbells, wid) end

@@ -30,6 +30,7 @@ for _, wid in ipairs(oldest) do
   else
     if state then redis.call('ZREM', K.state(state), wid) end
     redis.call('ZREM', K.ended, wid)
+    redis.call('ZREM', K.listed, wid)
     redis.call('DEL', K.worker(wid), K.parts(wid), K.children(wid))
     if batch and redis.call('HINCRBY', K.batch(batch), 'forgotten', 1) >= tonumber(redis.call('HGET', K.batch(batch), 'size')) then
       redis.call('DEL', K.batch(batch), K.members(batch), K.arrived(batch))
