@@ -3,7 +3,9 @@
     ColonyError
     ├── ConfigurationError      a setting or an argument is wrong
     │   ├── DefinitionError     a colony's definition does not load or contradicts itself
-    │   └── ModelError          a model string, key or provider that cannot be used
+    │   ├── ModelError          a model string, key or provider that cannot be used
+    │   ├── CredentialError     an account that nobody knows, or whose secret is not to be had here
+    │   └── PipelineIncomplete  a stage that the colony's pipeline names cannot run in this process
     ├── InvalidTask             a task, its data or an option was refused; nothing was accepted
     ├── InvalidTrigger          a trigger's specification is wrong; nothing was changed
     ├── PipelineRejected        a stage of the pipeline refused what came in; nothing was accepted
@@ -12,6 +14,8 @@
     │   ├── NoNodes             nobody is alive who could run it, and the caller asked to be told
     │   ├── FleetFull           `max_pending` workers wait already
     │   ├── IntakePaused        an operator paused the intake
+    │   ├── TriggerPaused       the trigger does not fire now
+    │   ├── TriggerBusy         `max_concurrent` of the trigger's workers live, or the fleet is active
     │   └── TreeLimit           an agent wants to spawn deeper or more than its tree may
     ├── UnknownWorker           there is no such worker (or its record was retired)
     ├── UnknownBatch            there is no such batch (or its records were retired)
@@ -52,6 +56,14 @@ class ModelError(ConfigurationError):
     """A model string, a key or a provider that cannot be used."""
 
 
+class CredentialError(ConfigurationError):
+    """An account is unknown, or the secret behind a reference is not to be had on this machine."""
+
+
+class PipelineIncomplete(ConfigurationError):
+    """A stage that the colony's pipeline names cannot run in this process; nothing was accepted."""
+
+
 class InvalidTask(ColonyError, ValueError):
     """A task, its data or an option was refused; nothing was accepted."""
 
@@ -88,6 +100,14 @@ class FleetFull(SpawnRefused):
 
 class IntakePaused(SpawnRefused):
     """An operator paused the intake of this colony."""
+
+
+class TriggerPaused(SpawnRefused):
+    """The trigger does not fire now: it is paused, or its time has not come."""
+
+
+class TriggerBusy(SpawnRefused):
+    """The trigger was passed over: as many of its workers live as may, or the fleet is active."""
 
 
 class TreeLimit(SpawnRefused):
