@@ -119,9 +119,12 @@ class Operations:
         """The ids of the workers that a worker has spawned."""
         return await self._store.children(worker_id)
 
-    async def get_conversation(self, worker_id: str) -> list[Part]:
-        """The worker's conversation so far, as `colony.conversation` describes it."""
-        return await self._store.conversation(worker_id)
+    async def get_conversation(
+        self, worker_id: str, start: int = 0, count: int | None = None
+    ) -> list[Part]:
+        """The worker's conversation so far (or `count` parts of it, from part `start`), as
+        `colony.conversation` describes it. Parts are only ever appended."""
+        return await self._store.conversation(worker_id, start, count)
 
     async def list_workers(
         self, *, status: WorkerState | str | None = None, limit: int = 100

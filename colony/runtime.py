@@ -25,6 +25,7 @@ from colony.errors import (
     NotEnded,
 )
 from colony.events import Filter, Handler, Subscription, read_events
+from colony.listing import ListVerbs
 from colony.models import (
     BatchResult,
     Event,
@@ -38,10 +39,11 @@ from colony.operations import Operations, unknown_batch, unknown_colony, unknown
 from colony.spawning import Batch, Moment, Spawner, SpawnOptions, new_batch
 from colony.store.records import new_batch_id, new_worker_id
 from colony.tasks import Limits, check_task, check_tasks
+from colony.tokens import TokenVerbs
 from colony.waiting import Waiting
 
 
-class ColonyRuntime(Operations):
+class ColonyRuntime(ListVerbs, TokenVerbs, Operations):
     """The verbs of one colony. Use it as ``async with``; one per event loop serves any number of tasks.
 
     Every verb raises `StoreUnavailable` within 2 s when Redis is away; one that already waits for
@@ -157,7 +159,7 @@ class ColonyRuntime(Operations):
             return Batch(first.batch_id or "", accepted)
         return Batch(batch.batch_id, ids)
 
-    async def retry_batch(self, batch_id: str) -> Batch:
+    async def retry_batch(self, batch_id: str, *, idempotency_key: str | None = None) -> Batch:
         """Spawn what did not succeed in a batch again, as a new batch; `InvalidTask` if all did."""
         record = await self._must_get_batch(batch_id)
         if record.result is None:
@@ -175,9 +177,11 @@ class ColonyRuntime(Operations):
             )
         old = [await self._must_get(worker_id) for worker_id in bad]
         specs = [TaskSpec(task=o.task, data=o.data, agent=o.agent) for o in old]
-        return await self.spawn_batch(specs, correlation_id=record.result.correlation_id)
+        return await self.spawn_batch(
+            specs, correlation_id=record.result.correlation_id, idempotency_key=idempotency_key
+        )
 
-    async def retry_worker(self, worker_id: str) -> str:
+    async def retry_worker(self, worker_id: str, *, idempotency_key: str | None = None) -> str:
         """Spawn a new worker from the task of one that has ended; returns the new id.
 
         Raises `UnknownWorker`, or `NotEnded` while the old one may still report.
@@ -193,6 +197,7 @@ class ColonyRuntime(Operations):
             agent=old.agent,
             correlation_id=old.correlation_id,
             priority=old.priority,
+            idempotency_key=idempotency_key,
             stream_id=None if old.stream_id == f"worker:{worker_id}" else old.stream_id,
         )
         return new

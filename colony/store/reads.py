@@ -32,9 +32,13 @@ class Reads(StoreBase):
             return None
         return to_record(self.colony_id, worker_id, raw)
 
-    async def conversation(self, worker_id: str) -> list[Part]:
-        """The parts of a worker's conversation, in order."""
-        return load_parts(await self.link.call("LRANGE", self.keys("parts", worker_id), 0, -1))
+    async def conversation(
+        self, worker_id: str, start: int = 0, count: int | None = None
+    ) -> list[Part]:
+        """The parts of a worker's conversation, in order: all of them, or a page."""
+        last = -1 if count is None else start + count - 1
+        key = self.keys("parts", worker_id)
+        return load_parts(await self.link.call("LRANGE", key, start, last))
 
     async def wait_for(
         self, ids: Sequence[str], *, ttl: timedelta
