@@ -74,6 +74,18 @@ class ColonyClient:
         finally:
             self._stop_loop()
 
+    trigger = _blocking(ColonyRuntime.trigger)
+    trigger_and_wait = _blocking(ColonyRuntime.trigger_and_wait)
+    put_trigger = _blocking(ColonyRuntime.put_trigger)
+    remove_trigger = _blocking(ColonyRuntime.remove_trigger)
+    list_triggers = _blocking(ColonyRuntime.list_triggers)
+    get_trigger = _blocking(ColonyRuntime.get_trigger)
+    get_fires = _blocking(ColonyRuntime.get_fires)
+    next_fire_in = _blocking(ColonyRuntime.next_fire_in)
+    pause_trigger = _blocking(ColonyRuntime.pause_trigger)
+    resume_trigger = _blocking(ColonyRuntime.resume_trigger)
+    pause_timers = _blocking(ColonyRuntime.pause_timers)
+    resume_timers = _blocking(ColonyRuntime.resume_timers)
     spawn = _blocking(ColonyRuntime.spawn)
     spawn_batch = _blocking(ColonyRuntime.spawn_batch)
     retry_batch = _blocking(ColonyRuntime.retry_batch)

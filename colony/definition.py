@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from colony.errors import DefinitionError
+from colony.errors import DefinitionError, InvalidTrigger
 from colony.settings import Duration
 from colony.tools import Tool, make_tool
+from colony.triggers.spec import TriggerSpec
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -140,7 +141,8 @@ class Colony:
 
     `version` names what a worker in flight depends on: a worker is only ever run by nodes whose
     definition has the version it was accepted under. Change it when running workers must not be
-    continued by the new code; leave it when they may.
+    continued by the new code; leave it when they may. `triggers` are kept in the store when a node starts
+    (`colony.triggers`); what is done with one there stands until its declaration changes.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class Colony:
         agents: Sequence[AgentSpec] = (),
         config: ColonyConfig | None = None,
         version: str = "1",
+        triggers: Sequence[TriggerSpec | dict[str, Any]] = (),
     ) -> None:
         _check_name("colony", name)
         self.name = name
@@ -161,6 +164,7 @@ class Colony:
         self.default_agent = agent.name
         self.agents: dict[str, AgentSpec] = {}
         self.tools: dict[str, Tool] = {}
+        self.triggers: dict[str, TriggerSpec] = {}
         for spec in (agent, *agents):
             _check_name("agent", spec.name)
             if spec.name in self.agents:
@@ -170,6 +174,8 @@ class Colony:
                 )
             _check_limits(name, spec)
             self.agents[spec.name] = spec
+        for trigger in triggers:
+            self._declare(trigger)
 
     @overload
     def tool(self, function: Callable[P, R]) -> Callable[P, R]: ...
@@ -209,6 +215,21 @@ class Colony:
         if agent.tools is None:
             return dict(self.tools)
         return {name: self.tools[name] for name in agent.tools}
+
+    def _declare(self, given: TriggerSpec | dict[str, Any]) -> None:
+        try:
+            spec = TriggerSpec.of(given)
+        except InvalidTrigger as error:
+            raise DefinitionError(f"colony {self.name!r}, a trigger: {error}") from error
+        if spec.id in self.triggers:
+            raise DefinitionError(f"colony {self.name!r}: two triggers have the id {spec.id!r}")
+        if spec.agent is not None and spec.agent not in self.agents:
+            known = ", ".join(sorted(self.agents))
+            raise DefinitionError(
+                f"trigger {spec.id!r} of colony {self.name!r}: agent {spec.agent!r} is unknown; "
+                f"there are: {known}"
+            )
+        self.triggers[spec.id] = spec
 
     def check(self) -> None:
         """Refuse what only shows once all tools are registered."""

@@ -26,14 +26,33 @@ log = logging.getLogger("colony.doorbell")
 
 RUN_WORKER = "colony.run_worker"
 JOIN_BATCH = "colony.join_batch"
+TICK = "colony.tick"
+SPAWN = "colony.spawn"
+SPAWN_BATCH = "colony.spawn_batch"
+TRIGGER = "colony.trigger"
+INTAKE = (SPAWN, SPAWN_BATCH, TRIGGER)
+"""The tasks that foreign producers send, to the intake queue."""
 BATCH = 500
 
 BROKER_LOST = (OperationalError, KombuError, ResponseError, *CONNECTION_LOST)
 
 
 def queue_of(colony_id: str) -> str:
-    """The one Celery queue of a colony."""
+    """The Celery queue of a colony's doorbells."""
     return f"colony.{colony_id}"
+
+
+def intake_of(colony_id: str) -> str:
+    """The Celery queue of what foreign producers send. Its messages are the only copy, so they are no
+    business of Celery's consumer: see `workers.intake.queue`."""
+    return f"colony.{colony_id}.intake"
+
+
+def _route(colony_id: str, name: str) -> dict[str, str] | None:
+    """Where a task goes whose sender names no queue; None for doorbells: to the default queue."""
+    if name in INTAKE:
+        return {"queue": intake_of(colony_id)}
+    return None if name.startswith("colony.") else {"queue": "celery"}  # a link of somebody's own
 
 
 def celery_app(colony_id: str, settings: Settings) -> Celery:
@@ -49,6 +68,7 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
         event_serializer="json",
         accept_content=["json"],
         task_default_queue=queue_of(colony_id),
+        task_routes=[lambda name, *_, **__: _route(colony_id, name)],
         task_ignore_result=True,
         task_acks_late=False,
         task_queues=[Queue(queue_of(colony_id), routing_key=queue_of(colony_id), no_ack=True)],

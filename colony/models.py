@@ -15,9 +15,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+
+from colony.urls import check_url
 
 
 class WorkerState(StrEnum):
@@ -122,6 +133,29 @@ class Report(Model):
         return self.status.state is WorkerState.COMPLETED
 
 
+def _references(given: object) -> object:
+    return (given,) if isinstance(given, str) else given
+
+
+def _are_references(references: tuple[str, ...]) -> tuple[str, ...]:
+    for reference in references:
+        scheme, _, name = reference.partition(":")
+        if scheme not in ("env", "file") or not name or len(reference) > 500:
+            raise ValueError(
+                "a secret is named by where the nodes find it: env:NAME or file:/path, never given itself"
+            )
+    return references
+
+
+Secrets = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_references),
+    AfterValidator(_are_references),
+    Field(max_length=5),
+]
+"""References to secrets; one may be given as text."""
+
+
 class TaskSpec(Model):
     """One task to spawn: what `spawn_batch` takes where a plain string is not enough."""
 
@@ -131,11 +165,83 @@ class TaskSpec(Model):
 
 
 class OnComplete(Model):
-    """A Celery task of the producer's own that is sent when a batch is joined, at least once, with
-    the batch's result as its one argument and the task id ``<batch>.complete``."""
+    """Whom to tell when a batch is joined, or a worker has ended: at least once, always with the same id.
 
-    task: str
+    `task`: a Celery task of the producer's own, on `queue`. Its one argument is the batch's result or the
+    worker's report, its task id ``<id>.complete``.
+    `url`: called as Standard Webhooks describe it (`colony.deliveries`), signed with the secret that `secret`
+    refers to *on the nodes*: ``env:NAME`` or ``file:/path``, of the form ``whsec_…``. Several secrets sign side
+    by side, while receivers change from one to the next. The webhook-id is ``<id>_completed``.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # somebody may have put a secret there
+
+    task: str | None = None
     queue: str = "celery"
+    url: str | None = None
+    secret: Secrets = ()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.task is None) == (self.url is None):
+            raise ValueError("expected either task or url")
+        if (self.url is None) != (not self.secret):
+            raise ValueError("a url goes with a secret, such as env:HOOK_SECRET")
+        return self
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        return None if url is None else check_url(url)
+
+
+class Subscription(Model):
+    """Where events of a colony are sent, as Standard Webhooks (see `colony.deliveries`).
+
+    `types`: which events, all where it is empty; gaps always are. `where`: dotted paths into the event
+    (``data.status``) and the value, or a list of the values, that is to stand there. `url` and `secret`: see
+    `OnComplete`.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    id: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$")
+    url: str
+    secret: Secrets = Field(min_length=1)
+    types: tuple[str, ...] = Field((), max_length=50)
+    where: dict[str, JsonValue] = Field(default_factory=dict, max_length=20)
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        return check_url(url)
+
+
+class SubscriptionInfo(Model):
+    """A subscription at one moment: how far it is, what is owed to it, and why it is paused, if it is."""
+
+    subscription: Subscription
+    enabled: bool
+    reason: str | None = None
+    cursor: str
+    owed: int = 0
+    delivered: int = 0
+    created_at: datetime
+
+
+class Delivery(Model):
+    """A webhook that is owed, or was given up (`dead`). `data` is what is sent, as JSON text."""
+
+    id: str
+    type: str
+    url: str
+    subscription_id: str | None = None
+    dead: bool
+    attempts: int
+    next_attempt_at: datetime | None = None
+    error: str | None = None
+    created_at: datetime
+    data: str = Field("", repr=False)
 
 
 class BatchMember(Model):
@@ -205,6 +311,9 @@ class WorkerRecord(Model):
     batch_index: int | None = None
     parent_id: str | None = None
     root_id: str
+    trigger_id: str | None = None
+    cause: tuple[str, ...] = ()
+    """The triggers in its lineage, ``colony/trigger``, the latest last."""
     depth: int = 0
     priority: int = 0
     version: str
@@ -290,6 +399,40 @@ class Event(Model):
     correlation_id: str | None = None
     at: datetime
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+class TriggerInfo(Model):
+    """A trigger at one moment: its specification (`colony.triggers.TriggerSpec` as JSON), and what
+    became of it.
+
+    `live`: how many of its workers have a place and have not ended; `next_due`: of a timer that is not
+    paused.
+    """
+
+    trigger_id: str
+    spec: dict[str, Any]
+    paused: bool = False
+    next_due: datetime | None = None
+    last_fired: datetime | None = None
+    fired: int = 0
+    missed: int = 0
+    live: int = 0
+    created_at: datetime
+
+
+class FireRecord(Model):
+    """One time that a trigger fired, or was to and did not: `outcome` is ``accepted`` or says why not.
+
+    `source`: timer, webhook, event, api or manual. `due`: the time of a timer. `missed`: how many times
+    before it were not made good.
+    """
+
+    at: datetime
+    source: str
+    due: datetime | None = None
+    missed: int = 0
+    outcome: str
+    worker_id: str | None = None
 
 
 class Rejected(Model):

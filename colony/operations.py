@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from colony.conversation import Part
+from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
 from colony.errors import (
     InvalidTask,
@@ -34,10 +35,11 @@ from colony.models import (
     WorkerState,
 )
 from colony.settings import Settings
+from colony.spawning import Spawner
 from colony.store import Link, Stopped, Store
 from colony.store.keys import COLONIES
 from colony.store.records import CAPS, limits_of
-from colony.tasks import MAX_WORKERS
+from colony.tasks import MAX_WORKERS, Limits, limits_in
 
 STOP_PAGE = 500
 
@@ -243,6 +245,16 @@ class Operations:
         await self._store.drop(worker_id)
 
     # -- inside -----------------------------------------------------------------------------
+
+    async def _limits(self) -> tuple[Limits, ColonyConfig]:
+        """What the definition allows. Raises `UnknownColony`."""
+        face = await self._store.face()
+        if "id" not in face:
+            raise unknown_colony(self.colony_id)
+        return limits_in(face)
+
+    def _spawner(self) -> Spawner:
+        return Spawner(self._store, self._doorbells, self.settings.ring_again_after)
 
     async def _stop_each(self, ids: Sequence[str], reason: str) -> int:
         stopped = 0

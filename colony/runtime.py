@@ -11,7 +11,6 @@ It knows the colony's id and where Redis is, never the definition's module. The 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -35,15 +34,16 @@ from colony.models import (
     TaskSpec,
     WorkerState,
 )
-from colony.operations import Operations, unknown_batch, unknown_colony, unknown_worker
-from colony.spawning import Batch, Moment, Spawner, SpawnOptions, new_batch
+from colony.operations import unknown_batch, unknown_worker
+from colony.spawning import Batch, Moment, SpawnOptions, new_batch
 from colony.store.records import new_batch_id, new_worker_id
 from colony.tasks import Limits, check_task, check_tasks
 from colony.tokens import TokenVerbs
+from colony.triggers.verbs import TriggerVerbs
 from colony.waiting import Waiting
 
 
-class ColonyRuntime(ListVerbs, TokenVerbs, Operations):
+class ColonyRuntime(TriggerVerbs, ListVerbs, TokenVerbs):
     """The verbs of one colony. Use it as ``async with``; one per event loop serves any number of tasks.
 
     Every verb raises `StoreUnavailable` within 2 s when Redis is away; one that already waits for
@@ -219,6 +219,18 @@ class ColonyRuntime(ListVerbs, TokenVerbs, Operations):
             raise unknown_worker(worker_id, self.colony_id)
         return found if isinstance(found, Report) else None
 
+    async def trigger_and_wait(
+        self,
+        trigger_id: str,
+        input: Mapping[str, JsonValue] | None = None,
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Report | None:
+        """`trigger`, then `wait_for_worker`."""
+        worker_id = await self.trigger(trigger_id, input, idempotency_key=idempotency_key)
+        return await self.wait_for_worker(worker_id, timeout)
+
     async def wait_for_batch(
         self, batch_id: str, timeout: float | None = None
     ) -> BatchResult | None:
@@ -301,15 +313,7 @@ class ColonyRuntime(ListVerbs, TokenVerbs, Operations):
 
     async def _limits(self) -> tuple[Limits, ColonyConfig]:
         self._wait()
-        face = await self._store.face()
-        if "id" not in face:
-            raise unknown_colony(self.colony_id)
-        config = ColonyConfig.model_validate_json(face["config"])
-        agents = frozenset(agent["name"] for agent in json.loads(face["agents"]))
-        return Limits(config.max_task_bytes, config.max_data_bytes, agents), config
-
-    def _spawner(self) -> Spawner:
-        return Spawner(self._store, self._doorbells, self.settings.ring_again_after)
+        return await super()._limits()
 
     async def _time_out(self, ids: Sequence[str], timeout: float) -> None:
         await asyncio.gather(

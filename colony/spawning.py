@@ -18,6 +18,7 @@ from colony.errors import InvalidTask, StoreUnavailable
 from colony.models import OnComplete, TaskSpec
 from colony.store import Accepted, Ring, Store
 from colony.store.records import new_record
+from colony.store.triggers import Fire
 from colony.store.workers import NewBatch, NewWorker, Parent, Policy
 
 log = logging.getLogger("colony.spawning")
@@ -50,6 +51,11 @@ class SpawnOptions:
     require_node: bool = False
     soft_deadline: timedelta | None = None
     concurrency_key: str | None = None
+    trigger_id: str | None = None
+    max_resurrections: int | None = None
+    cause: Sequence[str] = ()
+    remember: timedelta | None = None
+    """How long the idempotency key is known; None: `ColonyConfig.idempotency_ttl`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +79,43 @@ class Spawner:
     ) -> list[str]:
         """Accept one worker per spec, all or none, and ring. Returns the ids that count: those of the
         first answer to the same idempotency key."""
+        accepted, rings = await self.accept(ids, specs, config, options, batch=batch, parent=parent)
+        if rings:
+            await self.ring(rings, chord_of=batch.batch_id if batch else "")
+        return accepted
+
+    async def accept(
+        self,
+        ids: Sequence[str],
+        specs: Sequence[TaskSpec],
+        config: ColonyConfig,
+        options: SpawnOptions,
+        *,
+        batch: NewBatch | None = None,
+        parent: Parent | None = None,
+        fire: Fire | None = None,
+    ) -> tuple[list[str], list[Ring]]:
+        """`spawn` without the doorbells: whom to ring for is returned, too."""
         workers = [self._new(w, spec, options) for w, spec in zip(ids, specs, strict=True)]
         verdict, accepted = await self.store.accept(
             workers,
             ring_again_after=self.ring_again_after,
             idempotency_key=options.idempotency_key,
-            idempotency_ttl=config.idempotency_ttl,
+            idempotency_ttl=options.remember or config.idempotency_ttl,
             deadline=options.deadline,
             not_before=options.not_before,
             require_node=options.require_node,
             batch=batch,
             parent=parent,
+            fire=fire,
         )
-        if verdict is Accepted.NOW:
-            await self._ring(accepted, specs, batch.batch_id if batch else "")
-        return accepted
+        if verdict is not Accepted.NOW:
+            return accepted, []
+        where = batch.batch_id if batch else ""
+        return accepted, [
+            Ring(worker_id, spec.agent or self.default_agent, where, index)
+            for index, (worker_id, spec) in enumerate(zip(accepted, specs, strict=True))
+        ]
 
     def _new(self, worker_id: str, spec: TaskSpec, options: SpawnOptions) -> NewWorker:
         fields = new_record(
@@ -100,16 +128,16 @@ class Spawner:
             priority=options.priority,
             soft_deadline=options.soft_deadline,
             concurrency_key=options.concurrency_key,
+            trigger_id=options.trigger_id,
+            max_resurrections=options.max_resurrections,
+            cause=options.cause,
         )
         return worker_id, fields
 
-    async def _ring(self, ids: Sequence[str], specs: Sequence[TaskSpec], batch: str) -> None:
-        rings = [
-            Ring(worker_id, spec.agent or self.default_agent, batch, index)
-            for index, (worker_id, spec) in enumerate(zip(ids, specs, strict=True))
-        ]
+    async def ring(self, rings: Sequence[Ring], *, chord_of: str = "") -> None:
+        """Ring for those who were accepted; what cannot be sent is left to the janitors."""
         try:
-            await asyncio.to_thread(self.doorbells.ring, rings, chord_of=batch)
+            await asyncio.to_thread(self.doorbells.ring, rings, chord_of=chord_of)
         except StoreUnavailable as error:
             log.warning(
                 "%d workers are accepted but were not announced; a node will find them: %s",

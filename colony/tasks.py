@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
+from colony.definition import ColonyConfig
 from colony.errors import InvalidTask
 from colony.models import TaskSpec
 
@@ -23,6 +24,13 @@ class Limits:
     max_task_bytes: int
     max_data_bytes: int
     agents: frozenset[str]
+
+
+def limits_in(face: Mapping[str, str]) -> tuple[Limits, ColonyConfig]:
+    """What a colony's face in the store allows."""
+    config = ColonyConfig.model_validate_json(face["config"])
+    agents = frozenset(agent["name"] for agent in json.loads(face["agents"]))
+    return Limits(config.max_task_bytes, config.max_data_bytes, agents), config
 
 
 def check_tasks(

@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery, signals
 
 from colony.definition import load_colony
-from colony.doorbell import celery_app
+from colony.doorbell import TICK, celery_app
 from colony.errors import ColonyError, DefinitionError
 from colony.settings import Settings
 from workers import control
@@ -42,6 +42,14 @@ def make_app(settings: Settings) -> Celery:
         worker_enable_remote_control=True,
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
+        beat_scheduler="redbeat.RedBeatScheduler",
+        beat_max_loop_interval=1,
+        beat_schedule={
+            TICK: {"task": TICK, "schedule": 1.0, "options": {"expires": 5, "ignore_result": True}}
+        },
+        redbeat_redis_url=settings.queue_url,
+        redbeat_key_prefix=f"colony.{colony.name}.beat:",
+        redbeat_lock_timeout=10,
         colony_tracer_threads=settings.tracer_threads,
         colony_drain_grace_seconds=settings.drain_grace.total_seconds(),
     )

@@ -14,6 +14,7 @@ from workers.coroutine_task import CoroutineTask
 from workers.host import host_of
 from workers.node.context import NodeContext
 from workers.slice import run_slice
+from workers.ticking import Tick
 
 MAX_ID = 128
 
@@ -85,3 +86,4 @@ def register_tasks(app: Celery, context: NodeContext) -> None:
     """Make the node's tasks known to its Celery app."""
     app.register_task(RunWorker(context))
     app.register_task(JoinBatch(context))
+    app.register_task(Tick(context))

@@ -27,10 +27,11 @@ from colony.store.fleet import Due, FleetKeeping
 from colony.store.link import Link
 from colony.store.reads import Reads
 from colony.store.tokens import Tokens
+from colony.store.triggers import TriggerKeeping
 from colony.store.workers import Accepted, Claim, Refusal, Ring, Stopped, WorkerTransitions
 
 __all__ = ["Accepted", "Claim", "Due", "Link", "Refusal", "Ring", "Stopped", "Store"]
 
 
-class Store(WorkerTransitions, FleetKeeping, Tokens, Reads):
+class Store(WorkerTransitions, TriggerKeeping, FleetKeeping, Tokens, Reads):
     """One colony's state: transitions, housekeeping and reads on one link."""

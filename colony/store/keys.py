@@ -30,7 +30,25 @@ children:<id>      set     the workers that a worker has spawned                
 units:<id>         zset    batch in its background → 0, or since when it queues  until it is joined
 outbox             zset    notice → when it is to be sent (again) (ms)           until it is sent
 notices            hash    notice → what is to be sent (JSON)                    until it is sent
+deliveries         zset    webhook that is owed → since when (ms)                until delivered, or dead
+dead               zset    webhook that was given up → since when (ms)           until dropped; dead_deliveries_max
+delivery:<id>      hash    what is delivered, and how it went                    with those two
+lanes              zset    origin of a URL → when to look at its lane (ms)       while it has any
+lane:<origin>      zset    its deliveries → when each may be sent (ms)           while it has any
+sending:<origin>   zset    those that are being sent → end of the lease (ms)     until sent, or the lease
+subscriptions      zset    subscription → since when (ms)                        until removed
+subscription:<id>  hash    its specification, cursor, pause and numbers          until removed
+owed:<id>          set     its deliveries that are owed                          until delivered, or dead
 waited             zset    worker id → until when somebody waits (ms)            a minute, renewed
+triggers           hash    trigger → its specification (JSON)                    until removed
+trigger:<id>       hash    its state: paused, slot, fired, missed, …             until removed
+timers             zset    timer → when it is due next (ms); none while paused   until removed
+ringing            zset    timer → until when a ringer has it (ms)               a second
+routes             hash    path → the trigger that webhooks there fire           until removed
+watchers           set     the triggers that events fire                         until removed
+declared           hash    trigger → digest of its declaration                   with the definition
+busy:<id>          set     its workers that have a place and have not ended      with them
+fires:<id>         list    its latest fires (JSON), newest first                 until removed; the last 100
 rejected           list    messages set aside, newest first                      the last 1,000
 tokens             hash    API token → name, scopes, SHA-256, end (JSON)         until revoked
 permits:<token>    string  until when its requests are paid for (ms)             until then
@@ -60,7 +78,17 @@ PLAIN = (
     "joins",
     "outbox",
     "notices",
+    "deliveries",
+    "dead",
+    "lanes",
+    "subscriptions",
     "waited",
+    "triggers",
+    "timers",
+    "ringing",
+    "routes",
+    "watchers",
+    "declared",
     "rejected",
     "tokens",
     "events",
@@ -78,6 +106,14 @@ OF_ONE = (
     "children",
     "units",
     "permits",
+    "delivery",
+    "lane",
+    "sending",
+    "subscription",
+    "owed",
+    "trigger",
+    "busy",
+    "fires",
 )
 CHANNELS = ("live", "reports", "hints")
 

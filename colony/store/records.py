@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,20 +31,46 @@ LABEL_CHARACTERS = 200
 """How much of a task stands in events and lists."""
 
 
+_derived: ContextVar[Iterator[str] | None] = ContextVar("derived", default=None)
+
+
+@contextmanager
+def ids_from(source: str) -> Iterator[None]:
+    """New ids derive from `source` in here: the same ones each time, in the order they are asked for."""
+    digest = hashlib.sha256(f"ids\0{source}".encode(errors="surrogatepass")).hexdigest()[:20]
+    token = _derived.set(f"{digest}{number:03x}" for number in itertools.count())
+    try:
+        yield
+    finally:
+        _derived.reset(token)
+
+
+def _new_suffix() -> str:
+    derived = _derived.get()
+    if derived is not None:
+        return next(derived)
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+
+
 def new_worker_id() -> str:
     """A fresh id; ids sort by the time they were made (of this host's clock: a convenience only)."""
-    return f"w{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+    return f"w{_new_suffix()}"
 
 
 def new_batch_id() -> str:
     """A fresh id of a batch."""
-    return f"b{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+    return f"b{_new_suffix()}"
 
 
 def derived_ids(parent_id: str, tool_call_id: str, count: int) -> tuple[str, list[str]]:
     """The ids of the batch that a tool call spawns, and of its workers: the same each time."""
     digest = hashlib.sha256(f"{parent_id}\0{tool_call_id}".encode()).hexdigest()[:20]
     return f"b{digest}", [f"w{digest}{index:03x}" for index in range(count)]
+
+
+def derived_id(*of: str | int) -> str:
+    """The id of the worker that follows from these: the same each time."""
+    return "w" + hashlib.sha256("\0".join(map(str, of)).encode()).hexdigest()[:23]
 
 
 def new_record(
@@ -54,6 +84,9 @@ def new_record(
     priority: int,
     soft_deadline: timedelta | None = None,
     concurrency_key: str | None = None,
+    trigger_id: str | None = None,
+    max_resurrections: int | None = None,
+    cause: Sequence[str] = (),
 ) -> dict[str, str]:
     """The fields of a worker as its producer knows them; the accepting script adds the rest."""
     fields = {
@@ -68,6 +101,12 @@ def new_record(
         fields["agent"] = agent
     if concurrency_key is not None:
         fields["ckey"] = concurrency_key
+    if trigger_id is not None:
+        fields["trigger"] = trigger_id
+    if max_resurrections is not None:
+        fields["max_resurrections"] = str(max_resurrections)
+    if cause:
+        fields["cause"] = json.dumps(list(cause))
     if soft_deadline is not None:
         fields["soft_ms"] = str(int(soft_deadline.total_seconds() * 1000))
     if correlation_id is not None:
@@ -92,6 +131,8 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "batch_index": raw.get("index"),
             "parent_id": raw.get("parent"),
             "root_id": raw["root"],
+            "trigger_id": raw.get("trigger"),
+            "cause": from_json(raw.get("cause", "[]")),
             "depth": raw.get("depth", 0),
             "priority": raw["priority"],
             "version": raw["version"],

@@ -22,6 +22,7 @@ from colony.errors import (
 from colony.models import ReportStatus, WorkerRecord, to_ms
 from colony.store.base import StoreBase, millis, pairs
 from colony.store.records import to_record
+from colony.store.triggers import Fire, NotFired
 
 STAGE = 500
 """Up to this many workers are accepted by one script; more are staged first, this many at a time."""
@@ -149,12 +150,13 @@ class WorkerTransitions(StoreBase):
         require_node: bool = False,
         batch: NewBatch | None = None,
         parent: Parent | None = None,
+        fire: Fire | None = None,
     ) -> tuple[Accepted, list[str]]:
         """All of them or none: records, indexes and event, before any doorbell is rung.
 
         Returns the ids that count: those given, or those of the first answer to the same
-        `idempotency_key`. Raises a `SpawnRefused`, or `StaleToken` for a parent that has lost its
-        claim or is being stopped. Sent again (same ids) it changes nothing.
+        `idempotency_key`. Raises a `SpawnRefused`, `NotFired`, or `StaleToken` for a parent that has
+        lost its claim or is being stopped. Sent again (same ids) it changes nothing.
         """
         ids = [worker_id for worker_id, _ in workers]
         staged = len(workers) > STAGE
@@ -173,6 +175,7 @@ class WorkerTransitions(StoreBase):
             *(("", "", 0, "") if batch is None else _batch(batch)),
             *(("", "") if parent is None else (parent.worker_id, parent.token)),
             *(("", 0) if batch is None else _background(batch.background)),
+            "" if fire is None else fire.to_json(),
             *(() if staged else _flatten(workers)),
         )
         match reply:
@@ -180,6 +183,8 @@ class WorkerTransitions(StoreBase):
                 return Accepted(when), ids
             case ["known", first]:
                 return Accepted.KNOWN, list(first)
+            case ["not_fired", reason]:
+                raise NotFired(reason)
             case ["stale"]:
                 raise StaleToken(
                     "this worker may not spawn any more: its claim is lost or it is being stopped"

@@ -14,6 +14,7 @@ from typing import Any
 from celery.worker import state as celery_state
 
 from colony.store import Store
+from colony.triggers.keeping import declare
 from workers.loop import agent_loop
 from workers.node.context import NodeContext
 from workers.node.lease import lease_clock
@@ -72,6 +73,7 @@ class Heart(Role):
     async def begin(self, store: Store) -> None:
         """Make the colony known and take the lease: before the first claim."""
         await store.register(self.context.face())
+        await declare(store, list(self.context.colony.triggers.values()))
         asked_at = lease_clock()
         await self._beat(store, join=True)
         self.context.lease.renewed(asked_at, self.context.settings.lease)

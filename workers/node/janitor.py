@@ -18,6 +18,7 @@ from colony.errors import StoreUnavailable
 from colony.store import Due, Ring, Store
 from workers.node.context import NodeContext
 from workers.node.role import Role
+from workers.ticking import look_at_timers
 
 log = logging.getLogger("colony.janitor")
 
@@ -55,6 +56,7 @@ class Janitor(Role):
             return
         await self._rescue(store, due)
         await self._do_items(store, due)
+        await look_at_timers(self.context, store, self._ring)
         await self._join(store, due)
         await self._send_notices(store, due)
         await self._ring_again(store, due)

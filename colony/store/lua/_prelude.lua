@@ -34,10 +34,10 @@ end
 -- The fields a transition needs to know; false where unset.
 local FIELDS = {'state', 'token', 'node', 'epoch', 'started', 'attempts', 'resurrections', 'stop_status', 'stop_reason',
   'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'filed_provisional', 'tokens', 'cost', 'label', 'agent', 'deadline',
-  'batch', 'index', 'waits_batch', 'ckey', 'created', 'priority'}
+  'batch', 'index', 'waits_batch', 'ckey', 'created', 'priority', 'on_complete', 'trigger'}
 local function read(wid)
   local values = redis.call('HMGET', K.worker(wid), unpack(FIELDS))
-  local rec = {}
+  local rec = {id = wid}
   for i, name in ipairs(FIELDS) do rec[name] = values[i] end
   return rec
 end
@@ -61,10 +61,17 @@ local function has_place()
     return redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.state('RUNNING'))
   end)
 end
+local function trigger_has_place(rec)   -- for policy queue; the others are decided at acceptance
+  local t = redis.call('HMGET', K.trigger(rec.trigger), 'policy', 'most')
+  local most = t[1] == 'queue' and tonumber(t[2] or '')
+  local busy = K.busy(rec.trigger)
+  return not most or redis.call('SISMEMBER', busy, rec.id) == 1 or redis.call('SCARD', busy) < most
+end
 local function may_join(rec)
   local function active(what) return function() return tonumber(redis.call('HGET', K.active, what) or '0') end end
   return below('agent:' .. rec.agent, active('agent:' .. rec.agent))
     and (not rec.ckey or below('key', active('key:' .. rec.ckey)))
+    and (not rec.trigger or trigger_has_place(rec))
 end
 local function count_active(rec, by)
   for _, what in ipairs({'agent:' .. rec.agent, rec.ckey and 'key:' .. rec.ckey or nil}) do
@@ -78,8 +85,15 @@ end
 
 -- Move a worker to another state; every index follows.
 local function enter(wid, rec, state)
-  if ACTIVE[rec.state] and not ACTIVE[state] then count_active(rec, -1) end
-  if ACTIVE[state] and not ACTIVE[rec.state] then count_active(rec, 1) end
+  if ACTIVE[rec.state] and not ACTIVE[state] then
+    count_active(rec, -1)
+    redis.call('HSET', K.meta, 'active_at', int(now))
+  end
+  if ACTIVE[state] and not ACTIVE[rec.state] then
+    count_active(rec, 1)
+    if rec.trigger then redis.call('SADD', K.busy(rec.trigger), wid) end
+  end
+  if TERMINAL[state] and rec.trigger then redis.call('SREM', K.busy(rec.trigger), wid) end
   if rec.state == 'PARKED' then redis.call('ZREM', K.capacity, wid) end
   if rec.state then redis.call('ZREM', K.state(rec.state), wid) end
   redis.call('ZADD', K.state(state), now, wid)
@@ -157,6 +171,68 @@ local function go_down(wid)
   if redis.call('EXISTS', K.children(wid)) == 1 then redis.call('ZADD', K.due, now, 'tree:' .. wid) end
 end
 
+-- Deliveries: webhooks that are owed, written by the script that ends a worker, joins a batch or follows the events.
+-- A lane is the origin of a URL: each has a queue of its own, so that none waits behind another.
+local function look_at(lane)   -- when its first delivery is due
+  local first = redis.call('ZRANGE', K.lane(lane), 0, 0, 'WITHSCORES')
+  if first[1] then
+    redis.call('ZADD', K.lanes, math.max(tonumber(first[2]), now), lane)
+  else
+    redis.call('ZREM', K.lanes, lane)
+  end
+end
+local function take_off(id)   -- every list; its record stays. False when there is none
+  local d = redis.call('HMGET', K.delivery(id), 'lane', 'subscription')
+  if not d[1] then return false end
+  redis.call('ZREM', K.lane(d[1]), id)
+  redis.call('ZREM', K.sending(d[1]), id)
+  redis.call('ZREM', K.deliveries, id)
+  redis.call('ZREM', K.dead, id)
+  redis.call('SREM', K.owed(d[2]), id)
+  look_at(d[1])
+  return true
+end
+local function bury(id, reason)   -- give it up, but keep it to be looked at and tried again
+  take_off(id)
+  redis.call('HSET', K.delivery(id), 'error', reason)
+  redis.call('ZADD', K.dead, now, id)
+  count('delivery_dead')
+  local over = redis.call('ZCARD', K.dead) - tonumber(redis.call('HGET', K.meta, 'dead_deliveries_max') or '1000')
+  if over > 0 then
+    for _, oldest in ipairs(redis.call('ZRANGE', K.dead, 0, over - 1)) do
+      take_off(oldest)
+      redis.call('DEL', K.delivery(oldest))
+    end
+  end
+end
+local function enqueue(id, lane, subscription)
+  redis.call('ZADD', K.deliveries, now, id)
+  redis.call('ZADD', K.lane(lane), now, id)
+  if subscription ~= '' then redis.call('SADD', K.owed(subscription), id) end
+  look_at(lane)
+end
+local function deliver(id, kind, at, data, to, subscription)   -- to: OnComplete as JSON, our own
+  local lane = string.match(cjson.decode(to).url, '^%a+://[^/?#]+')
+  redis.call('HSET', K.delivery(id), 'type', kind, 'at', at, 'data', data, 'to', to, 'lane', lane,
+    'subscription', subscription, 'created', int(now), 'attempts', 0)
+  enqueue(id, lane, subscription)
+  if redis.call('ZCARD', K.deliveries) > tonumber(redis.call('HGET', K.meta, 'deliveries_max') or '100000') then
+    bury(redis.call('ZRANGE', K.deliveries, 0, 0)[1], 'more than deliveries_max were owed')
+  end
+end
+
+-- Tell a producer of an end as it asked for (on_complete): a courier calls its URL, or a janitor sends its own task.
+local function tell_producer(what, id, on_complete, told)
+  if cjson.decode(on_complete).url then
+    local colony = quote(redis.call('HGET', K.meta, 'id') or '')
+    local data = '{"colony_id":' .. colony .. ',' .. string.sub(told, 2)
+    deliver(id .. '_completed', what .. '.completed', int(now), data, on_complete, '')
+  else
+    redis.call('HSET', K.notices, what .. ':' .. id, '{"to":' .. on_complete .. ',"result":' .. told .. '}')
+    redis.call('ZADD', K.outbox, now, what .. ':' .. id)
+  end
+end
+
 -- Settle: the one step into a terminal state. A filed report wins over whatever is proposed.
 local function finish(wid, rec, status, summary, data, err)
   local left = ''
@@ -194,6 +270,13 @@ local function finish(wid, rec, status, summary, data, err)
   emit(verb[rec.state], wid, '{"status":' .. quote(status) .. ',"error":' .. text_or_null(err) .. '}')
   emit('subagent_report', wid, '{"task":' .. quote(rec.label or '') .. ',' .. string.sub(small, 2))
   redis.call('PUBLISH', K.reports, small)
+  if rec.on_complete then
+    local told = whole
+    if #whole > EMBEDDED_REPORT_BYTES then
+      told = '{"worker_id":' .. quote(wid) .. ',"status":' .. quote(status) .. ',"data_omitted":true}'
+    end
+    tell_producer('worker', wid, rec.on_complete, told)
+  end
   if rec.batch then arrive(wid, rec.batch, STATE_OF[status] == 'COMPLETED') end
   admit()
 end
@@ -249,7 +332,8 @@ local function release(wid, rec, outcome, counted, ring_again_ms)
   if counted then
     local deaths = redis.call('HINCRBY', K.worker(wid), 'resurrections', 1)
     local where = note_death(wid, rec.epoch, deaths, outcome)
-    if deaths > tonumber(redis.call('HGET', K.meta, 'max_resurrections') or '3') then
+    local most = redis.call('HGET', K.worker(wid), 'max_resurrections') or redis.call('HGET', K.meta, 'max_resurrections')
+    if deaths > tonumber(most or '3') then
       count('lost')
       finish(wid, rec, 'failed', 'Worker was lost: its node died under it ' .. int(deaths) .. ' times: ' .. where
         .. (deaths > DEATHS_TOLD and ', …, the last attempt ' .. rec.epoch .. ': ' .. outcome or '') .. '.', '{}', 'lost')

@@ -4,12 +4,15 @@
 --       9 batch or '', 10 its policy, 11 how many good reports it needs, 12 on_complete (JSON) or '',
 --       13 the parent that spawns them or '', 14 its claim token, 15 for background work of that parent: how many
 --       such batches may run at once, else '', 16 '1' when one too many is queued (else it is refused),
+--       17 the fire of a trigger (JSON: see _fire.lua) or '',
 --       then per worker: id, number of values, field, value, …   (nothing more when staged)
 -- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}} for a known
 --          idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
 --          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}, and for a parent:
---          {'stale'} (or it or one above it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}
-local FIRST = 17
+--          {'stale'} (or it or one above it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}, and for a
+--          trigger: {'not_fired', unknown | paused | early | fired | active | busy}
+-- uses _fire
+local FIRST = 18
 local ids, n = {}, tonumber(ARGV[8])
 local batch, parent = ARGV[9], ARGV[13]
 if ARGV[7] ~= '' then
@@ -40,13 +43,19 @@ local pending = redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.
 local max = tonumber(meta[3] or '100000')
 if pending + n > max then return {'full', pending, max} end
 
+local fire = ARGV[17] ~= '' and cjson.decode(ARGV[17]) or nil
+if fire then
+  local reason = may_not_fire(fire)
+  if reason then return {'not_fired', reason} end
+end
+
 local function moment(spec)
   if spec == '' then return nil end
   local ms = tonumber(string.sub(spec, 4))
   if string.sub(spec, 1, 3) == 'in:' then return now + ms end
   return ms
 end
-local root, depth, ceiling, queued = nil, 0, nil, false
+local root, depth, ceiling, queued, cause = nil, 0, nil, false, nil
 local function is_being_stopped(wid)   -- it, or one above it whose stop has not come down to it yet
   while wid do
     local above = redis.call('HMGET', K.worker(wid), 'stop_status', 'parent')
@@ -56,9 +65,10 @@ local function is_being_stopped(wid)   -- it, or one above it whose stop has not
 end
 if parent ~= '' then
   local limits = redis.call('HMGET', K.meta, 'max_depth', 'max_descendants')
-  local p = redis.call('HMGET', K.worker(parent), 'state', 'token', 'root', 'depth', 'deadline')
+  local p = redis.call('HMGET', K.worker(parent), 'state', 'token', 'root', 'depth', 'deadline', 'cause')
   if p[1] ~= 'RUNNING' or p[2] ~= ARGV[14] or is_being_stopped(parent) then return {'stale'} end
   root, depth, ceiling = p[3], tonumber(p[4] or '0') + 1, tonumber(p[5])
+  cause = p[6]
   if depth >= tonumber(limits[1] or '3') then return {'depth', limits[1] or '3'} end
   local have, most = tonumber(redis.call('HGET', K.worker(root), 'descendants') or '0'), tonumber(limits[2] or '200')
   if have + n > most then return {'descendants', have, most} end
@@ -91,12 +101,16 @@ for position, wid in ipairs(ids) do
   redis.call('HSETNX', record, 'agent', meta[6] or 'agent')
   if batch ~= '' then redis.call('HSET', record, 'batch', batch, 'index', position - 1) end
   if root then redis.call('HSET', record, 'parent', parent, 'root', root, 'depth', depth) end
+  if cause then redis.call('HSET', record, 'cause', cause) end
   if deadline then
     redis.call('HSET', record, 'deadline', int(deadline))
     redis.call('ZADD', K.due, deadline, 'deadline:' .. wid)
   end
   local rec = read(wid)
   rec.state = false
+  if fire and redis.call('HGET', K.trigger(fire.trigger), 'policy') ~= 'queue' then
+    redis.call('SADD', K.busy(fire.trigger), wid)
+  end
   if later then
     redis.call('HSET', record, 'not_before', int(not_before), 'waits_for', 'time')
     redis.call('ZADD', K.due, not_before, 'wake:' .. wid)
@@ -138,6 +152,7 @@ if key ~= '' then
 end
 if capped then admit() end
 count('accepted', n)
+if fire then note_fire(fire, 'accepted', ids[1]) end
 local named = {}
 for j = 1, math.min(n, 100) do named[j] = ids[j] end
 emit('execution_accepted', ids[1], '{"count":' .. n .. ',"batch_id":' .. text_or_null(batch) .. ',"worker_ids":' .. cjson.encode(named) .. '}')

@@ -11,6 +11,7 @@ for _, field in ipairs(redis.call('HKEYS', K.meta)) do
   if string.sub(field, 1, 9) == 'override:' then overridden = true end
 end
 local capped = overridden or redis.call('HGET', K.meta, 'definition_capped') == '1'
+  or redis.call('HGET', K.meta, 'trigger_capped') == '1'
 redis.call('HSET', K.meta, 'capped', capped and '1' or '0')
 redis.call('HSETNX', K.meta, 'generation', 1)
 redis.call('HSETNX', K.meta, 'registered', int(now))

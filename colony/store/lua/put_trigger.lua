@@ -1,0 +1,37 @@
+-- Keep a trigger, new or changed. A timer whose times have not changed keeps its next time.
+-- ARGV: 1 id, 2 specification (JSON), 3 type, 4 max_concurrent or '', 5 policy, 6 route or '', 7 digest of its times or '',
+--       8 first due ms, 9 first slot ms, 10 digest of its declaration, or '' when it was put by hand,
+--       11 how many triggers a colony may have
+-- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}, {'declared'}: this very
+--          declaration was put before, and what was done with it since stands
+local id = ARGV[1]
+if redis.call('HEXISTS', K.meta, 'id') == 0 then return {'unknown_colony'} end
+if ARGV[10] ~= '' then
+  if redis.call('HGET', K.declared, id) == ARGV[10] then return {'declared'} end
+end
+local new = redis.call('HEXISTS', K.triggers, id) == 0
+if new and redis.call('HLEN', K.triggers) >= tonumber(ARGV[11]) then return {'too_many', redis.call('HLEN', K.triggers)} end
+if ARGV[6] ~= '' then
+  local owner = redis.call('HGET', K.routes, ARGV[6])
+  if owner and owner ~= id then return {'route', owner} end
+end
+local old = redis.call('HMGET', K.trigger(id), 'route', 'times')
+if old[1] and old[1] ~= ARGV[6] then redis.call('HDEL', K.routes, old[1]) end
+if ARGV[6] ~= '' then redis.call('HSET', K.routes, ARGV[6], id) end
+redis.call('HSET', K.triggers, id, ARGV[2])
+redis.call('HSET', K.trigger(id), 'type', ARGV[3], 'most', ARGV[4], 'policy', ARGV[5], 'route', ARGV[6], 'times', ARGV[7])
+redis.call('HSETNX', K.trigger(id), 'created', int(now))
+if ARGV[7] == '' then
+  redis.call('ZREM', K.timers, id)
+elseif old[2] ~= ARGV[7] then
+  redis.call('HSET', K.trigger(id), 'slot', ARGV[9])
+  if redis.call('HGET', K.trigger(id), 'paused') ~= '1' then redis.call('ZADD', K.timers, ARGV[8], id) end
+end
+if ARGV[3] == 'event' then redis.call('SADD', K.watchers, id) else redis.call('SREM', K.watchers, id) end
+if ARGV[10] ~= '' then redis.call('HSET', K.declared, id, ARGV[10]) end
+if ARGV[5] == 'queue' and ARGV[4] ~= '' then
+  redis.call('HSET', K.meta, 'capped', '1', 'trigger_capped', '1')
+end
+admit()   -- its cap may have been raised
+defer_rings()
+return {'ok'}

@@ -1,0 +1,214 @@
+"""Firing: from what came in to one accepted worker, for timers, webhooks, events and callers alike.
+
+    what came in ─▶ data under a key of its own ─▶ task from the template ─▶ pipeline ─▶ accept, with the fire
+
+The store decides whether the trigger may fire, in the script that accepts the worker: a timer is set forward
+there, and nowhere else, so it fires once however many ringers there are, and whatever their clocks say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pydantic import JsonValue
+
+from colony.definition import ColonyConfig
+from colony.errors import (
+    ColonyError,
+    InvalidTask,
+    InvalidTrigger,
+    SpawnRefused,
+    TriggerBusy,
+    TriggerPaused,
+    UnknownTrigger,
+)
+from colony.models import TaskSpec, from_ms
+from colony.spawning import Spawner, SpawnOptions
+from colony.store import Ring
+from colony.store.records import derived_id, new_worker_id
+from colony.store.triggers import DueTimer, Fire, NotFired
+from colony.tasks import Limits, check_tasks
+from colony.triggers.schedule import plan
+from colony.triggers.spec import TriggerSpec
+from colony.triggers.template import fill
+
+log = logging.getLogger("colony.triggers")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What fires a trigger: from where, what it brought, and what it must not be accepted twice by.
+
+    `key`: one worker for each, however often it comes. `cause`: the triggers that led to it.
+    """
+
+    source: str
+    values: Mapping[str, JsonValue]
+    key: str | None = None
+    remember: timedelta | None = None
+    cause: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """Fires the triggers of one colony."""
+
+    spawner: Spawner
+    limits: Limits
+    config: ColonyConfig
+    stop_grace: timedelta
+
+    async def fire(self, spec: TriggerSpec, incoming: Incoming) -> str:
+        """One worker, and its doorbell rung; returns its id, that of the first answer for the same key.
+
+        Raises `UnknownTrigger`, `TriggerPaused`, `TriggerBusy` or another `SpawnRefused`, `InvalidTask`.
+        """
+        trigger = {"id": spec.id, "type": spec.trigger_type.value}
+        fire = Fire(spec.id, incoming.source, grace_ms=self._grace)
+        ids, rings = await self._accept(spec, incoming, trigger, fire, new_worker_id())
+        await self.spawner.ring(rings)
+        return ids[0]
+
+    async def fire_timer(self, due: DueTimer, now: int) -> list[Ring]:
+        """What is to be fired of a timer that is due, in order; returns whom to ring for.
+
+        What came to nothing stands in the trigger's history.
+        """
+        try:
+            spec = TriggerSpec.model_validate_json(due.spec)
+        except ValueError as error:
+            log.error("trigger %s cannot be read, it does not fire: %s", due.trigger_id, error)
+            return []
+        timer = spec.timer
+        if timer is None:
+            return []
+        schedule = timer.schedule()
+        planned = plan(
+            schedule,
+            spec.id,
+            due.slot,
+            now,
+            misfire=timer.misfire,
+            grace=timer.misfire_grace,
+            at_most=timer.max_catch_up,
+        )
+        following = [*planned.fires[1:], planned.next_slot]
+        rings: list[Ring] = []
+        expected, missed = due.due, planned.missed
+        if not planned.fires:
+            passed = self._timer_fire(spec, due.slot, expected, planned.next_slot, missed)
+            await self.spawner.store.pass_over(passed, "skipped: missed")
+        for slot, next_slot in zip(planned.fires, following, strict=True):
+            fire = self._timer_fire(spec, slot, expected, next_slot, missed)
+            rings += await self._fire_slot(spec, fire)
+            expected, missed = fire.next_due or 0, 0
+        return rings
+
+    def _timer_fire(
+        self, spec: TriggerSpec, slot: int, due: int, next_slot: int, missed: int
+    ) -> Fire:
+        timer = spec.timer
+        assert timer is not None
+        idle = timer.skip_when_active_within
+        return Fire(
+            spec.id,
+            "timer",
+            missed=missed,
+            due=due,
+            slot=slot,
+            next_due=timer.schedule().due(spec.id, next_slot),
+            next_slot=next_slot,
+            idle_ms=None if idle is None else int(idle.total_seconds() * 1000),
+            grace_ms=self._grace,
+        )
+
+    async def _fire_slot(self, spec: TriggerSpec, fire: Fire) -> list[Ring]:
+        assert fire.slot is not None
+        trigger: dict[str, JsonValue] = {
+            "id": spec.id,
+            "type": "timer",
+            "due": from_ms(fire.slot).isoformat(),
+            "missed": fire.missed,
+        }
+        colony_id = self.spawner.store.colony_id
+        worker_id = derived_id(colony_id, spec.id, fire.slot)
+        try:
+            _, rings = await self._accept(spec, Incoming("timer", {}), trigger, fire, worker_id)
+        except (TriggerPaused, TriggerBusy, UnknownTrigger):
+            return []  # the store has noted it, or another ringer was first
+        except SpawnRefused as error:
+            log.warning("timer %s stays due: %s", spec.id, error)
+            return []
+        except ColonyError as error:
+            log.error("timer %s did not fire: %s", spec.id, error)
+            await self.spawner.store.pass_over(fire, f"refused: {error}"[:500])
+            return []
+        return rings
+
+    async def _accept(
+        self,
+        spec: TriggerSpec,
+        incoming: Incoming,
+        trigger: Mapping[str, JsonValue],
+        fire: Fire,
+        worker_id: str,
+    ) -> tuple[list[str], list[Ring]]:
+        values: dict[str, JsonValue] = {**incoming.values, "trigger": dict(trigger)}
+        task = self._task(spec, values)
+        key = incoming.key
+        options = SpawnOptions(
+            deadline=spec.deadline,
+            priority=spec.priority,
+            idempotency_key=None if key is None else f"trigger/{spec.id}/{key}",
+            soft_deadline=spec.soft_deadline,
+            trigger_id=spec.id,
+            max_resurrections=spec.max_resurrections,
+            cause=[*incoming.cause, f"{self.spawner.store.colony_id}/{spec.id}"],
+            remember=incoming.remember,
+        )
+        try:
+            return await self.spawner.accept([worker_id], [task], self.config, options, fire=fire)
+        except NotFired as refused:
+            raise not_fired(spec.id, refused.reason) from None
+
+    def _task(self, spec: TriggerSpec, values: dict[str, JsonValue]) -> TaskSpec:
+        try:
+            text = fill(spec.task, {**values, "data": spec.data})
+        except ValueError as error:
+            raise InvalidTask(f"trigger {spec.id!r}: its task {error}") from error
+        given = TaskSpec(task=text, data={**spec.data, **values}, agent=spec.agent)
+        return check_tasks([given], self.limits)[0]
+
+    @property
+    def _grace(self) -> str:
+        return str(int(self.stop_grace.total_seconds() * 1000))
+
+
+def not_fired(trigger_id: str, reason: str) -> ColonyError:
+    """The error for a store's answer."""
+    if reason == "unknown":
+        return unknown_trigger(trigger_id)
+    if reason in ("paused", "early", "fired"):
+        return TriggerPaused(
+            f"trigger {trigger_id!r} is {reason}: resume it, or wait for its next time"
+        )
+    why = "the fleet is active" if reason == "active" else "max_concurrent of its workers live"
+    return TriggerBusy(f"trigger {trigger_id!r} was passed over: {why}")
+
+
+def unknown_trigger(trigger_id: str) -> UnknownTrigger:
+    """With what to do."""
+    return UnknownTrigger(
+        f"there is no trigger {trigger_id!r} in this colony: see list_triggers or `colony trigger list`"
+    )
+
+
+def check_agent(spec: TriggerSpec, limits: Limits) -> None:
+    """Raises `InvalidTrigger` for an agent that the colony does not have."""
+    if spec.agent is not None and limits.agents and spec.agent not in limits.agents:
+        raise InvalidTrigger(
+            f"agent: {spec.agent!r} is unknown; this colony has: {', '.join(sorted(limits.agents))}"
+        )

@@ -1,0 +1,70 @@
+"""Putting triggers into the store: those of a definition, and those of an operator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from colony.errors import InvalidTrigger, UnknownColony
+from colony.store import Store
+from colony.store.triggers import Times
+from colony.triggers.spec import TimerConfig, TriggerSpec
+
+
+async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> None:
+    """Keep a trigger, new or changed. Raises `InvalidTrigger`, `UnknownColony`.
+
+    `declared`: it is the definition's; the same declaration is put once, so what an operator changes stands
+    until the definition says something else.
+    """
+    text = spec.model_dump_json()
+    reply = await store.put_trigger(
+        spec.id,
+        text,
+        kind=spec.trigger_type.value,
+        most=spec.max_concurrent,
+        policy=spec.concurrency_policy,
+        route=spec.webhook.path if spec.webhook else "",
+        times=None
+        if spec.timer is None
+        else _first_times(spec.id, spec.timer, await store.now_ms()),
+        declared=_digest(text) if declared else "",
+    )
+    match reply:
+        case ["route", owner]:
+            path = spec.webhook.path if spec.webhook else ""
+            raise InvalidTrigger(f"trigger_config.path: {path!r} is taken by trigger {owner!r}")
+        case ["too_many", have]:
+            raise InvalidTrigger(f"the colony has {have} triggers already; remove some first")
+        case ["unknown_colony"]:
+            raise UnknownColony(
+                f"no node has ever served a colony named {store.colony_id!r} in this Redis"
+            )
+
+
+async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
+    """Make the definition's triggers known, and forget those that it does not declare any more."""
+    for spec in specs:
+        await put(store, spec, declared=True)
+    wanted = {spec.id for spec in specs}
+    for trigger_id in await store.declared_triggers():
+        if trigger_id not in wanted:
+            await store.remove_trigger(trigger_id, undeclared=True)
+
+
+def next_times(trigger_id: str, timer: TimerConfig, now: int) -> tuple[int, int]:
+    """When a timer that goes on now is due next, and the slot of that."""
+    schedule = timer.schedule()
+    slot = schedule.first(now)
+    return schedule.due(trigger_id, slot), slot
+
+
+def _first_times(trigger_id: str, timer: TimerConfig, now: int) -> Times:
+    times = timer.model_dump_json(include={"cron", "interval", "timezone", "jitter"})
+    if timer.run_immediately:
+        return Times(_digest(times), now, now)
+    return Times(_digest(times), *next_times(trigger_id, timer, now))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,42 @@
+"""Ringing for timers: fire what is due. Done by whoever is told to look, beat or janitor, as often as
+they like."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from colony.store import Ring
+from colony.store.triggers import DueTimer
+from colony.triggers.firing import Firing
+
+log = logging.getLogger("colony.triggers")
+
+PAGE = 100
+"""Timers of one look: fired together, and rung for together."""
+
+MOST_PAGES = 50
+
+
+async def ring_timers(firing: Firing, ring: Callable[[Sequence[Ring]], Awaitable[None]]) -> int:
+    """Fire the timers that are due and nobody else rings for; returns how many there were."""
+    rung = 0
+    for _ in range(MOST_PAGES):
+        now, due = await firing.spawner.store.due_timers(PAGE)
+        if not due:
+            break
+        found = await asyncio.gather(*(_fire(firing, timer, now) for timer in due))
+        await ring([r for each in found for r in each])
+        rung += len(due)
+    return rung
+
+
+async def _fire(firing: Firing, timer: DueTimer, now: int) -> list[Ring]:
+    try:
+        return await firing.fire_timer(timer, now)
+    except ConnectionError:
+        raise
+    except Exception:
+        log.exception("timer %s did not fire, it is tried again", timer.trigger_id)
+        return []

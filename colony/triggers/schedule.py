@@ -1,0 +1,151 @@
+"""The times of a timer, and what is to be fired of those that have passed. Pure: no clock, no store.
+
+A *slot* is a time that the schedule names. It is due a little later: by a jitter that follows from the
+trigger's id and the slot, so it is the same for whoever asks. All in whole milliseconds since the
+epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from croniter import CroniterError, croniter
+
+MISSED_AT_MOST = 1_000_000
+"""Slots counted one by one; a timer that missed more is said to have missed so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Every `interval_ms` from its first slot, or as `cron` says in `zone`."""
+
+    cron: str | None
+    interval_ms: int
+    zone: ZoneInfo
+    jitter_ms: int
+
+    @classmethod
+    def of(
+        cls, cron: str | None, interval: timedelta | None, timezone: str, jitter: timedelta
+    ) -> Self:
+        """Checked. Raises `ValueError`."""
+        if (cron is None) == (interval is None):
+            raise ValueError("expected either cron or interval")
+        try:
+            zone = ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(
+                f"unknown time zone {timezone!r}: expected a name such as Europe/Berlin"
+            ) from error
+        schedule = cls(cron, 0 if interval is None else _ms(interval), zone, _ms(jitter))
+        if cron is not None:
+            _check_cron(cron, schedule)
+        return schedule
+
+    def after(self, slot: int) -> int:
+        """The next slot."""
+        return next(self._slots(slot))
+
+    def first(self, now: int) -> int:
+        """The first slot of a timer that is put now."""
+        return now + self.interval_ms if self.cron is None else self.after(now)
+
+    def due(self, trigger_id: str, slot: int) -> int:
+        """When a slot is due."""
+        if not self.jitter_ms:
+            return slot
+        digest = hashlib.sha256(f"{trigger_id}\0{slot}".encode()).digest()
+        return slot + int.from_bytes(digest[:6], "big") % self.jitter_ms
+
+    def _slots(self, slot: int) -> Iterator[int]:
+        if self.cron is None:
+            while True:
+                slot += self.interval_ms
+                yield slot
+        times = _elapsed_time if _every_hour(self.cron) else _wall_clock
+        yield from times(self.cron, slot, self.zone)
+
+
+def _every_hour(cron: str) -> bool:
+    return cron.split()[1:2] == ["*"] or "/" in "".join(cron.split()[1:2])
+
+
+def _elapsed_time(cron: str, slot: int, zone: ZoneInfo) -> Iterator[int]:
+    """For crons whose hour is ``*``: they go on through an hour that comes twice, as cron(8) does it."""
+    times = croniter(cron, datetime.fromtimestamp(slot / 1000, zone))
+    while True:
+        yield _at(times.get_next(datetime))
+
+
+def _wall_clock(cron: str, slot: int, zone: ZoneInfo) -> Iterator[int]:
+    """For crons with an hour: once on a day on which it comes twice, or not at all (then an hour later)."""
+    times = croniter(cron, datetime.fromtimestamp(slot / 1000, zone).replace(tzinfo=None))
+    while True:
+        following = _at(times.get_next(datetime).replace(tzinfo=zone))
+        if following > slot:
+            slot = following
+            yield slot
+
+
+def _at(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of the slots that are due: `fires`, oldest first, `missed` without a fire, and the
+    next slot."""
+
+    fires: Sequence[int]
+    missed: int
+    next_slot: int
+
+
+def plan(
+    schedule: Schedule,
+    trigger_id: str,
+    slot: int,
+    now: int,
+    *,
+    misfire: Literal["latest", "all", "skip"],
+    grace: timedelta,
+    at_most: int,
+) -> Plan:
+    """`slot` is the first that was not fired, and is due."""
+    last: list[int] = []
+    passed = 0
+    following = slot
+    slots = schedule._slots(slot)
+    while schedule.due(trigger_id, following) <= now and passed < MISSED_AT_MOST:
+        passed += 1
+        last.append(following)
+        if len(last) > at_most:
+            last.pop(0)
+        following = next(slots)
+    if following <= slot or passed >= MISSED_AT_MOST:
+        following = schedule.first(now)
+    if misfire == "all":
+        fires = last
+    else:
+        fires = last[-1:]
+        if misfire == "skip":
+            fires = [s for s in fires if now - schedule.due(trigger_id, s) <= _ms(grace)]
+    return Plan(fires, passed - len(fires), following)
+
+
+def _check_cron(cron: str, schedule: Schedule) -> None:
+    try:
+        schedule.after(_ms(timedelta(seconds=datetime.now(UTC).timestamp())))
+    except CroniterError as error:
+        raise ValueError(f"cron {cron!r} never fires, or is none: {error}") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"cron {cron!r}: {error}") from error
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

@@ -1,0 +1,131 @@
+"""The verbs of triggers, part of `ColonyRuntime`: fire them, and put, pause and look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from pydantic import JsonValue
+
+from colony.models import FireRecord, TriggerInfo
+from colony.operations import Operations, unknown_colony
+from colony.triggers.firing import Firing, Incoming, check_agent, unknown_trigger
+from colony.triggers.keeping import next_times, put
+from colony.triggers.spec import TriggerSpec
+
+
+class TriggerVerbs(Operations):
+    """What producers and operators do with triggers.
+
+    Every verb raises `UnknownTrigger` for one that is not there.
+    """
+
+    async def trigger(
+        self,
+        trigger_id: str,
+        input: Mapping[str, JsonValue] | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Fire a trigger of any type now; returns the id of the worker that it spawns.
+
+        `input` is in the worker's data as ``input``, and its task may name it. The same
+        `idempotency_key` within `idempotency_ttl` returns the first answer and spawns nothing. Raises
+        `TriggerPaused`, `TriggerBusy` where `max_concurrent` of its workers live (policy ``skip``),
+        `InvalidTask` where its task names what is not there.
+        """
+        values: dict[str, JsonValue] = {"input": dict(input or {})}
+        spec = await self._trigger_spec(trigger_id)
+        source = spec.trigger_type.value if spec.trigger_type.value in ("api", "manual") else "api"
+        return await self.fire(spec, Incoming(source, values, key=idempotency_key))
+
+    async def fire(self, spec: TriggerSpec, incoming: Incoming) -> str:
+        """Fire a trigger by what came in, as the gateway does for webhooks."""
+        return await (await self._firing()).fire(spec, incoming)
+
+    async def put_trigger(self, spec: TriggerSpec | dict[str, Any]) -> TriggerSpec:
+        """Add or change a trigger while the fleet runs. Raises `InvalidTrigger`, which names the field."""
+        checked = TriggerSpec.of(spec)
+        limits, _ = await self._limits()
+        check_agent(checked, limits)
+        await put(self._store, checked)
+        return checked
+
+    async def remove_trigger(self, trigger_id: str) -> None:
+        """Forget a trigger and its history; its workers live on."""
+        if not await self._store.remove_trigger(trigger_id):
+            raise unknown_trigger(trigger_id)
+
+    async def list_triggers(self) -> list[TriggerInfo]:
+        """All triggers, by id. Raises `UnknownColony`."""
+        found = await self._store.triggers()
+        if not found:
+            await self._must_be_known()
+        return found
+
+    async def get_trigger(self, trigger_id: str) -> TriggerInfo:
+        """One trigger, with what became of it."""
+        found = await self._store.trigger(trigger_id)
+        if found is None:
+            raise unknown_trigger(trigger_id)
+        return found
+
+    async def get_fires(self, trigger_id: str, limit: int = 100) -> list[FireRecord]:
+        """Its latest fires, newest first, those too that came to nothing."""
+        await self._trigger_spec(trigger_id)
+        return await self._store.fires(trigger_id, limit)
+
+    async def next_fire_in(self, trigger_id: str) -> timedelta | None:
+        """How long until a timer is due, by Redis' clock; None for one that is paused, or is no timer."""
+        info = await self.get_trigger(trigger_id)
+        if info.next_due is None or await self._store.timers_held():
+            return None
+        now = await self._store.now_ms()
+        return timedelta(milliseconds=max(0, info.next_due.timestamp() * 1000 - now))
+
+    async def pause_trigger(self, trigger_id: str) -> None:
+        """It fires no more, whatever comes, until `resume_trigger`."""
+        if not await self._store.pause_trigger(trigger_id):
+            raise unknown_trigger(trigger_id)
+
+    async def resume_trigger(self, trigger_id: str) -> None:
+        """It fires again; a timer from its next time on, what it missed in the pause is not made good."""
+        spec = await self._trigger_spec(trigger_id)
+        due, slot = 0, 0
+        if spec.timer is not None:
+            due, slot = next_times(spec.id, spec.timer, await self._store.now_ms())
+        if not await self._store.resume_trigger(trigger_id, due=due, slot=slot):
+            raise unknown_trigger(trigger_id)
+
+    async def pause_timers(self) -> None:
+        """No timer fires until `resume_timers`. Raises `UnknownColony`."""
+        if await self._store.hold_timers(hold=True) is None:
+            raise unknown_colony(self.colony_id)
+
+    async def resume_timers(self) -> None:
+        """Timers fire again, from their next times on; what they missed in the pause is not made good."""
+        passed = await self._store.hold_timers(hold=False)
+        if passed is None:
+            raise unknown_colony(self.colony_id)
+        for trigger_id in passed:
+            timer = (await self._trigger_spec(trigger_id)).timer
+            if timer is not None:
+                due, slot = next_times(trigger_id, timer, await self._store.now_ms())
+                await self._store.set_timer(trigger_id, due=due, slot=slot)
+        await self._store.release_timers()
+
+    async def _trigger_spec(self, trigger_id: str) -> TriggerSpec:
+        found = await self._store.trigger_spec(trigger_id)
+        if found is None:
+            await self._must_be_known()
+            raise unknown_trigger(trigger_id)
+        return TriggerSpec.model_validate_json(found)
+
+    async def _must_be_known(self) -> None:
+        if "id" not in await self._store.face():
+            raise unknown_colony(self.colony_id)
+
+    async def _firing(self) -> Firing:
+        limits, config = await self._limits()
+        return Firing(self._spawner(), limits, config, self.settings.stop_grace)

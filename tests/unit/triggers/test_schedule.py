@@ -1,0 +1,127 @@
+"""When timers are due, and what is fired of what was missed: no clock, no store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from colony.triggers.schedule import Plan, Schedule, plan
+
+MINUTE = 60_000
+GRACE = timedelta(seconds=30)
+
+
+def at(text: str) -> int:
+    """Milliseconds of an ISO time."""
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def every(**options: float) -> Schedule:
+    return Schedule.of(None, timedelta(**options), "UTC", timedelta(0))
+
+
+def cron(expression: str, zone: str = "UTC", jitter: timedelta = timedelta(0)) -> Schedule:
+    return Schedule.of(expression, None, zone, jitter)
+
+
+def planned(
+    schedule: Schedule, slot: int, now: int, misfire: str = "latest", most: int = 100
+) -> Plan:
+    return plan(schedule, "t", slot, now, misfire=misfire, grace=GRACE, at_most=most)  # type: ignore[arg-type]
+
+
+def test_cron_in_a_time_zone_keeps_the_hour_of_the_day() -> None:
+    """9:00 in Berlin is 8:00 UTC in winter and 7:00 UTC in summer."""
+    schedule = cron("0 9 * * *", "Europe/Berlin")
+    assert schedule.after(at("2026-01-15T08:00:00+00:00")) == at("2026-01-16T08:00:00+00:00")
+    assert schedule.after(at("2026-07-15T07:00:00+00:00")) == at("2026-07-16T07:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    "day", ["2026-03-29", "2026-10-25"], ids=["an hour is lost", "an hour comes twice"]
+)
+def test_a_cron_of_every_day_fires_once_on_the_days_when_clocks_change(day: str) -> None:
+    """One slot a day, also at a time that does not exist, or exists twice."""
+    schedule = cron("30 2 * * *", "Europe/Berlin")
+    start = datetime.fromisoformat(f"{day}T00:00:00+00:00") - timedelta(days=2)
+    slots, slot = [], int(start.timestamp() * 1000)
+    for _ in range(4):
+        slot = schedule.after(slot)
+        slots.append(slot)
+    local = [datetime.fromtimestamp(s / 1000, UTC).astimezone(schedule.zone).date() for s in slots]
+    assert len(set(local)) == len(slots)
+
+
+def test_a_cron_of_every_half_hour_goes_on_through_an_hour_that_comes_twice() -> None:
+    """Six slots between 2:00 and 4:00 of that night, which last three hours, half an hour apart each."""
+    schedule = cron("*/30 * * * *", "Europe/Berlin")
+    slot, slots = at("2026-10-24T23:59:00+00:00"), []
+    for _ in range(6):
+        slot = schedule.after(slot)
+        slots.append(slot)
+    assert [b - a for a, b in pairwise(slots)] == [30 * MINUTE] * 5
+
+
+def test_an_interval_counts_from_its_slots_not_from_when_it_was_fired() -> None:
+    """Fired late, it is due at the next slot of the same grid."""
+    assert planned(every(minutes=1), 0, 10_000) == Plan([0], 0, MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("misfire", "expected"),
+    [
+        ("latest", Plan([5 * MINUTE], 5, 6 * MINUTE)),
+        ("all", Plan([i * MINUTE for i in range(6)], 0, 6 * MINUTE)),
+        ("skip", Plan([5 * MINUTE], 5, 6 * MINUTE)),
+    ],
+)
+def test_after_five_missed_ticks(misfire: str, expected: Plan) -> None:
+    """Due six times, the last just now: scenario 34, the count is exact."""
+    assert planned(every(minutes=1), 0, 5 * MINUTE + 1000, misfire) == expected
+
+
+def test_skip_fires_nothing_that_is_older_than_the_grace() -> None:
+    """40 s after the last slot none is on time: all six are missed."""
+    assert planned(every(minutes=1), 0, 5 * MINUTE + 40_000, "skip") == Plan([], 6, 6 * MINUTE)
+
+
+def test_all_is_capped_to_the_latest() -> None:
+    """Of 1,000 the last 3 are fired, the others counted."""
+    found = planned(every(minutes=1), 0, 999 * MINUTE, "all", most=3)
+    assert found == Plan([997 * MINUTE, 998 * MINUTE, 999 * MINUTE], 997, 1000 * MINUTE)
+
+
+def test_a_cron_of_every_minute_missed_for_a_day_is_counted_exactly() -> None:
+    """1,440 slots of which the last is fired."""
+    start = at("2026-05-01T00:00:00+00:00")
+    found = planned(cron("* * * * *"), start, start + 1440 * MINUTE - 1)
+    assert (len(found.fires), found.missed) == (1, 1439)
+
+
+def test_jitter_spreads_and_is_the_same_for_whoever_asks() -> None:
+    """A thousand timers of one minute are due over the whole of it, each always at its own moment."""
+    schedule = cron("0 * * * *", jitter=timedelta(minutes=1))
+    delays = [schedule.due(f"t{i}", 0) for i in range(1000)]
+    assert delays == [schedule.due(f"t{i}", 0) for i in range(1000)]
+    assert 0 <= min(delays) < 1000
+    assert 59_000 < max(delays) < MINUTE
+    assert max(sum(d // 1000 == second for d in delays) for second in range(60)) < 50
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "says"),
+    [
+        ("0 0 30 2 *", "UTC", "never fires"),
+        ("61 * * * *", "UTC", "61"),
+        ("every day", "UTC", "cron 'every day'"),
+        ("", "UTC", "cron ''"),
+        ("0 9 * * *", "Mars/Olympus", "unknown time zone 'Mars/Olympus'"),
+        ("0 9 * * *", "../etc/passwd", "unknown time zone"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(expression: str, zone: str, says: str) -> None:
+    """With the reason."""
+    with pytest.raises(ValueError, match=says):
+        cron(expression, zone)
