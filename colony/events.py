@@ -74,7 +74,7 @@ async def read_events(
     store: Store, wanted: Filter, *, after: str | None, follow: bool
 ) -> AsyncGenerator[Event, None]:
     """Events after an id (``"0"``: all that is kept; None: from now on), then live ones if `follow`."""
-    reader = _Reader(store, wanted)
+    reader = Reader(store, wanted)
     if not follow:
         await reader.start(after or START)
         async for event in reader.catch_up():
@@ -88,12 +88,16 @@ async def read_events(
                 async for event in reader.catch_up():
                     yield event
             else:
-                async for event in reader.hear(message):
+                async for event in reader.hear(json.loads(message)):
                     yield event
 
 
-class _Reader:
-    """Where one reader stands in the log."""
+class Reader:
+    """Where one reader stands in the log: `at` is behind the last event that it has passed.
+
+    It says nothing by itself: `catch_up` reads what the log holds (after each confirmation of the
+    subscription, and whenever something heard was lost), `hear` takes a message of the channel ``live``.
+    """
 
     def __init__(self, store: Store, wanted: Filter) -> None:
         self.store = store
@@ -138,9 +142,8 @@ class _Reader:
             if len(entries) < PAGE:
                 return
 
-    async def hear(self, message: str) -> AsyncIterator[Event]:
+    async def hear(self, raw: dict[str, Any]) -> AsyncIterator[Event]:
         """One live message: passed on, skipped as known, or the sign that the log must be read."""
-        raw = json.loads(message)
         if raw.get("id") is None:
             if self.wanted.wants(raw):
                 yield Event.model_validate(raw)
@@ -157,11 +160,19 @@ class _Reader:
             yield event
 
     async def _lost_to_a_restart(self) -> Event | None:
-        """After a restart of Redis that lost its last second, a reader may be ahead of the log."""
+        """After a restart of Redis that lost its last second, a reader may be ahead of the log. One whose
+        generation never began here comes from another Redis, and begins anew."""
         meta = await self.store.face()
-        generation = int(meta.get("generation", 1))
-        began = meta.get(f"since:{self.at[0] + 1}")
-        if self.at[0] == 0 or self.at[0] >= generation or began is None or self.at[1] <= int(began):
+        generation, events = int(meta.get("generation", 1)), int(meta.get("events", 0))
+        if self.at[0] > generation:
+            self.at = (0, 0)
+            reason = (
+                "this reader's position is of another log: all that is kept in this one follows"
+            )
+            return self._gap(events, reason, repeated=True)
+        # Until a node has noticed the restart, the generation is the old one.
+        began = events if self.at[0] == generation else meta.get(f"since:{self.at[0] + 1}")
+        if self.at[0] == 0 or began is None or self.at[1] <= int(began):
             return None
         lost = self.at[1] - int(began)
         self.at = (self.at[0], int(began))

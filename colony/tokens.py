@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from colony.errors import InvalidTask, UnknownToken
 from colony.models import Model, from_ms
@@ -57,13 +57,13 @@ class TokenInfo(Model):
 class _Kept(TokenInfo):
     """A token as the store keeps it."""
 
-    sha256: str
+    sha256: str = Field(repr=False)
 
 
 class NewToken(TokenInfo):
     """A token that was just made. `token` is the only time that its secret is seen."""
 
-    token: str
+    token: str = Field(repr=False)
 
 
 class TokenVerbs(Operations):
@@ -107,7 +107,7 @@ class TokenVerbs(Operations):
 class _Rest(Model):
     name: str
     scopes: tuple[Scope, ...]
-    sha256: str
+    sha256: str = Field(repr=False)
 
 
 async def token_holder(store: Store, presented: str) -> TokenInfo | str:
