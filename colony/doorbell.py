@@ -68,6 +68,7 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
         event_serializer="json",
         accept_content=["json"],
         task_default_queue=queue_of(colony_id),
+        colony_intake_queue=intake_of(colony_id),
         task_routes=[lambda name, *_, **__: _route(colony_id, name)],
         task_ignore_result=True,
         task_acks_late=False,

@@ -100,6 +100,12 @@ class Settings(BaseSettings):
         "127.0.0.1",
         description="The address for health_port; 0.0.0.0 for an orchestrator's probes.",
     )
+    max_message_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=1024,
+        description="The largest message of a foreign producer (colony.spawn, …) that a node reads; a larger "
+        "one is refused unread.",
+    )
     tool_threads: int = Field(
         64, ge=1, description="Threads of a node for synchronous tools (hung ones are replaced)."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from colony.doorbell import INTAKE
 from workers.transport import Transport
 
 FLUSH_SECONDS = 0.1
@@ -50,6 +51,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
         def on_task_received(message: Any) -> None:
             try:
+                if message.headers.get("task") in INTAKE:
+                    self._pass_on(message)
+                    return
                 if message.headers.get("task") in self.strategies:
                     _check(message)
                 receive(message)
@@ -57,6 +61,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 self.on_invalid_task(None, message, error)
 
         return on_task_received
+
+    def _pass_on(self, message: Any) -> None:
+        """What was meant for the intake, and sent to the queue of the doorbells."""
+        message.channel._put(self.app.conf.colony_intake_queue, message._raw)
+        message.ack()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """A message in no format that Celery knows."""

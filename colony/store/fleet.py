@@ -105,10 +105,10 @@ class FleetKeeping(StoreBase):
         """Forget ended workers beyond what is kept. Returns how many."""
         return int(await self.run("retain", most, "" if ttl is None else millis(ttl), cap))
 
-    async def reject(self, reason: str, message: str) -> None:
-        """Set a message aside that is not ours or malformed, with its reason."""
-        entry = to_json({"reason": reason, "message": message[:2000]}).decode()
-        await self.run("reject", entry, REJECTED_KEPT)
+    async def reject(self, reason: str, message: str, *, counter: str = "rejected") -> None:
+        """Set a message aside that is not ours or malformed, with its reason, and count it."""
+        entry = to_json({"reason": reason[:1000], "message": message[:2000]}).decode()
+        await self.run("reject", entry, REJECTED_KEPT, counter)
 
     async def tell(
         self, kind: EventType, data: Mapping[str, Any], worker_id: str | None = None

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from celery import Celery, bootsteps
 from celery.worker.components import Pool
 
+from workers.intake.taker import Taker
 from workers.node.context import NodeContext
 from workers.node.health import Health
 from workers.node.heart import Heart
@@ -108,5 +109,15 @@ def install(app: Celery, context: NodeContext) -> None:
             Transport.set_aside = janitor.set_aside
             return janitor
 
-    app.steps["worker"] |= {WatchdogStep, HeartStep, HealthStep, JanitorStep}
+    class IntakeStep(RoleStep):
+        """What foreign producers send. Begins after all others, and ends first."""
+
+        label = "Intake"
+        requires = (Pool,)
+
+        def make(self, worker: Any) -> Role:
+            """The taker, in the node's main process whatever the pool is."""
+            return Taker(context, app)
+
+    app.steps["worker"] |= {WatchdogStep, HeartStep, HealthStep, JanitorStep, IntakeStep}
     Pool.requires = (*Pool.requires, JanitorStep)

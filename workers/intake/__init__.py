@@ -1,0 +1,1 @@
+"""Intake: what foreign Celery clients send becomes accepted workers: queue → message → tasks → taker."""

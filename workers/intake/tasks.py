@@ -1,0 +1,189 @@
+"""The tasks that Celery clients in any language send to a colony: `colony.spawn`, `colony.spawn_batch`.
+
+Send them by name to the queue ``colony.<id>.intake`` in the colony's broker: message protocol 2, JSON. A
+client library writes this there; a client without one can push it itself, with LPUSH::
+
+    {"headers": {"task": "colony.spawn", "id": "4a0b2c5e-73f1"},
+     "properties": {"correlation_id": "4a0b2c5e-73f1"},
+     "content-type": "application/json", "content-encoding": "utf-8",
+     "body": "[[], {\\"task\\": \\"Survey\\", \\"data\\": {\\"path\\": \\"LICENSE\\"}}, {}]"}
+
+``body`` is text that holds JSON: positional arguments, named ones, and what Celery embeds (callbacks,
+errbacks, chain, chord). With ``"body_encoding": "base64"`` in the properties it is that text in base64.
+
+*Arguments*: those of `Spawn` and `SpawnBatch`, by name; the first one may also be positional.
+*Result*: ``{"worker_ids": ["w…", …], "batch_id": null | "b…"}``, ids in the order of the tasks, as soon as
+the workers are accepted. It goes to the result backend (the broker's Redis, unless the message says
+``ignore_result``), and to what is linked. It may get more keys one day; these two stay.
+
+*The same task id is the same spawn*, as long as the workers' records are kept: a message that comes twice is
+accepted once, and answered twice. Never use a task id for two tasks. `eta` (countdown) is taken as
+`not_before`; past its `expires` a message is revoked. Retries, time limits and priorities mean nothing here.
+
+*Refused* (`InvalidTask`, …): nothing is accepted, the task FAILS with that error, it counts as
+``intake_refused``, and is set aside with its reason (`colony doctor`). *Paused, full, Redis in trouble*: the
+message waits in the queue, and is tried again every few seconds; those behind it wait, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
+
+from colony.doorbell import SPAWN, SPAWN_BATCH
+from colony.errors import ColonyError, InvalidTask
+from colony.models import OnComplete
+from colony.runtime import ColonyRuntime
+from colony.spawning import Moment
+from colony.store.records import ids_from
+from workers.coroutine_task import CoroutineTask
+from workers.intake.message import Call
+
+YEARS = 10 * 365 * 86400
+
+Seconds = Annotated[float, Field(gt=0, le=YEARS, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1, max_length=255)]
+Result = dict[str, Any]
+
+
+class Arguments(BaseModel):
+    """What applies to all workers of one call, as `ColonyRuntime.spawn` describes it; times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    first: ClassVar[str]
+    """The argument that may be positional."""
+
+    correlation_id: Text | None = None
+    deadline_seconds: Seconds | None = None
+    soft_deadline_seconds: Seconds | None = None
+    not_before_seconds: Seconds | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    idempotency_key: Text | None = None
+    stream_id: Text | None = None
+    concurrency_key: Text | None = None
+
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        """The arguments of a call. Raises `InvalidTask` that names the first that is wrong."""
+        if len(call.args) > 1:
+            raise InvalidTask(
+                f"{call.name} takes one positional argument, {cls.first}: got {len(call.args)}; "
+                "name the others"
+            )
+        given = dict(zip([cls.first], call.args, strict=False))
+        if given.keys() & call.kwargs.keys():
+            raise InvalidTask(f"{call.name}: {cls.first} is given twice, by position and by name")
+        try:
+            return cls.model_validate({**given, **call.kwargs})
+        except ValidationError as error:
+            raise InvalidTask(f"{call.name}: {cls._told(error.errors()[0])}") from error
+
+    @classmethod
+    def _told(cls, error: ErrorDetails) -> str:
+        field = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "missing":
+            return f"{field} is missing"
+        if error["type"] == "extra_forbidden":
+            return f"unknown argument {field!r}; known are {', '.join(cls.model_fields)}"
+        return f"{field}: {error['msg'].lower()}, got {error['input']!r:.50}"
+
+    def options(self, eta: datetime | None) -> dict[str, Any]:
+        """The same as `ColonyRuntime.spawn` takes them."""
+        return {
+            "correlation_id": self.correlation_id,
+            "deadline": _duration(self.deadline_seconds),
+            "soft_deadline": _duration(self.soft_deadline_seconds),
+            "not_before": _duration(self.not_before_seconds) or _later(eta),
+            "priority": self.priority,
+            "idempotency_key": self.idempotency_key,
+            "stream_id": self.stream_id,
+            "concurrency_key": self.concurrency_key,
+        }
+
+
+class Spawn(Arguments):
+    """``colony.spawn``: `count` workers for one task."""
+
+    first = "task"
+
+    task: str
+    data: dict[str, JsonValue] | None = None
+    agent: str | None = None
+    count: int = 1
+
+
+class SpawnBatch(Arguments):
+    """``colony.spawn_batch``: a worker for each task, and one consolidated result. A task is text, or
+    ``{"task": …, "data": …, "agent": …}``; `on_complete` is the name of a task of yours, or
+    ``{"task": …, "queue": …}``."""
+
+    first = "tasks"
+
+    tasks: list[str | dict[str, JsonValue]]
+    policy: str = "all"
+    first_n: int | None = None
+    on_complete: str | OnComplete | None = None
+
+
+class IntakeTask(CoroutineTask):
+    """Celery's face of such a task. The taker runs `accept`, then Celery's tracer with what came of it."""
+
+    acks_late = True
+    reject_on_worker_lost = True
+    ignore_result = False
+    typing = False
+    throws = (ColonyError,)
+
+    async def accept(self, runtime: ColonyRuntime, call: Call) -> Result:
+        """Accept what is asked for, once per task id. Raises a `ColonyError`."""
+        raise NotImplementedError
+
+
+class SpawnTask(IntakeTask):
+    """``colony.spawn``."""
+
+    name = SPAWN
+
+    async def accept(self, runtime: ColonyRuntime, call: Call) -> Result:
+        asked = Spawn.of(call)
+        with ids_from(call.task_id):
+            ids = await runtime.spawn(
+                asked.task,
+                data=asked.data,
+                agent=asked.agent,
+                count=asked.count,
+                **asked.options(call.eta),
+            )
+        return {"worker_ids": list(ids), "batch_id": None}
+
+
+class SpawnBatchTask(IntakeTask):
+    """``colony.spawn_batch``."""
+
+    name = SPAWN_BATCH
+
+    async def accept(self, runtime: ColonyRuntime, call: Call) -> Result:
+        asked = SpawnBatch.of(call)
+        tasks: list[str | Mapping[str, Any]] = list(asked.tasks)
+        with ids_from(call.task_id):
+            batch = await runtime.spawn_batch(
+                tasks,
+                policy=asked.policy,
+                first_n=asked.first_n,
+                on_complete=asked.on_complete,
+                **asked.options(call.eta),
+            )
+        return {"worker_ids": list(batch), "batch_id": batch.id}
+
+
+def _duration(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _later(eta: datetime | None) -> Moment:
+    """Celery's eta; one that is over by now means nothing."""
+    return eta if eta is not None and eta > datetime.now(UTC) else None
