@@ -137,9 +137,9 @@ class TriggerKeeping(StoreBase):
         ]
         return int(now), due
 
-    async def pass_over(self, fire: Fire, why: str) -> None:
-        """Note a fire that does not come to be; a timer is set forward."""
-        await self.run("pass_over", fire.to_json(), why)
+    async def pass_over(self, fire: Fire, why: str) -> bool:
+        """Note a fire that does not come to be; a timer is set forward. False: another was first."""
+        return bool(await self.run("pass_over", fire.to_json(), why) == "ok")
 
     async def trigger_spec(self, trigger_id: str) -> str | None:
         """A trigger's specification (JSON)."""
@@ -157,7 +157,7 @@ class TriggerKeeping(StoreBase):
 
     async def triggers(self) -> list[TriggerInfo]:
         """All of them, by id."""
-        specs = pairs(await self.link.call("HGETALL", self.keys("triggers")))
+        specs = pairs(await self._hash(self.keys("triggers")))
         return list(await asyncio.gather(*(self._info(t, specs[t]) for t in sorted(specs))))
 
     async def trigger(self, trigger_id: str) -> TriggerInfo | None:
@@ -177,7 +177,7 @@ class TriggerKeeping(StoreBase):
 
     async def _info(self, trigger_id: str, spec: str) -> TriggerInfo:
         flat, due, live = await asyncio.gather(
-            self.link.call("HGETALL", self.keys("trigger", trigger_id)),
+            self._hash(self.keys("trigger", trigger_id)),
             self.link.call("ZSCORE", self.keys("timers"), trigger_id),
             self.link.call("SCARD", self.keys("busy", trigger_id)),
         )

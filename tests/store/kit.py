@@ -51,11 +51,16 @@ TYPES = {
     "permits": "string",
     "arrived": "set",
     "children": "set",
+    **dict.fromkeys(("triggers", "trigger", "routes", "declared"), "hash"),
+    **dict.fromkeys(("timers", "ringing"), "zset"),
+    **dict.fromkeys(("watchers", "busy"), "set"),
+    "fires": "list",
 }
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
     *("state", "worker", "parts", "node", "held", "staged"),
     *("batch", "members", "arrived", "children", "units", "permits"),
+    *("trigger", "busy", "fires"),
 }
 WAITS = ("time", "children", "capacity", "siblings")
 NOISE = ("total:", "events", "swept", "run_id", "hold_until")

@@ -15,6 +15,7 @@ import pytest
 from colony.models import ReportStatus
 from colony.store import Store
 from colony.store.scripts import SCRIPTS
+from colony.store.triggers import Fire, Times
 from colony.store.workers import NewBatch, Policy
 from tests.store.kit import (
     LEASE,
@@ -190,6 +191,57 @@ async def expire(store: Store) -> Request:
 @scene(TRANSITIONS)
 async def set_intake(store: Store) -> Request:
     return lambda: store.set_intake(paused=True)
+
+
+async def _timer(store: Store) -> Fire:
+    """A timer that is due, and its fire."""
+    due = await store.now_ms() - 100
+    times = Times("x", due, due)
+    await store.put_trigger("t", "{}", kind="timer", most=None, policy="skip", times=times)
+    later = due + 3_600_000
+    return Fire("t", "timer", due=due, slot=due, next_due=later, next_slot=later)
+
+
+@scene(TRANSITIONS)
+async def accept_of_a_timer(store: Store) -> Request:
+    fire, workers = await _timer(store), new_workers()
+    return lambda: store.accept(workers, ring_again_after=SOON, fire=fire)
+
+
+@scene(TRANSITIONS)
+async def put_trigger(store: Store) -> Request:
+    return lambda: store.put_trigger(
+        "w", "{}", kind="webhook", most=1, policy="queue", route="/x", declared="d" * 16
+    )
+
+
+@scene(TRANSITIONS)
+async def pause_trigger(store: Store) -> Request:
+    await _timer(store)
+    return lambda: store.pause_trigger("t")
+
+
+@scene(TRANSITIONS)
+async def pause_timers(store: Store) -> Request:
+    return lambda: store.hold_timers(hold=True)
+
+
+@scene(HOUSEKEEPING)
+async def remove_trigger(store: Store) -> Request:
+    await _timer(store)
+    return lambda: store.remove_trigger("t")
+
+
+@scene(HOUSEKEEPING)
+async def due_timers(store: Store) -> Request:
+    await _timer(store)
+    return lambda: store.due_timers(10)
+
+
+@scene(HOUSEKEEPING)
+async def pass_over(store: Store) -> Request:
+    fire = await _timer(store)
+    return lambda: store.pass_over(fire, "skipped: missed")
 
 
 @scene(TRANSITIONS)

@@ -2,12 +2,11 @@
 -- ARGV: 1 id, 2 specification (JSON), 3 type, 4 max_concurrent or '', 5 policy, 6 route or '', 7 digest of its times or '',
 --       8 first due ms, 9 first slot ms, 10 digest of its declaration, or '' when it was put by hand,
 --       11 how many triggers a colony may have
--- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}, {'declared'}: this very
---          declaration was put before, and what was done with it since stands
+-- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}
 local id = ARGV[1]
 if redis.call('HEXISTS', K.meta, 'id') == 0 then return {'unknown_colony'} end
 if ARGV[10] ~= '' then
-  if redis.call('HGET', K.declared, id) == ARGV[10] then return {'declared'} end
+  if redis.call('HGET', K.declared, id) == ARGV[10] then return {'ok'} end   -- what was done with it since stands
 end
 local new = redis.call('HEXISTS', K.triggers, id) == 0
 if new and redis.call('HLEN', K.triggers) >= tonumber(ARGV[11]) then return {'too_many', redis.call('HLEN', K.triggers)} end
