@@ -39,6 +39,7 @@ class Coroutines:
         self._record = record
         self._grace = grace
         self._accept = accept
+        self._held: list[tuple[Job, Outcome]] | None = []
 
     def launch(self, job: Job) -> None:
         if job.cut is not None:  # before it began
@@ -76,6 +77,12 @@ class Coroutines:
         if job.running is not None:
             job.running.cancel(reason)
 
+    def release(self) -> None:
+        """Celery has announced what it cancelled: record the outcomes that waited for that."""
+        held, self._held = self._held or [], None
+        for job, outcome in held:
+            self._tracers.submit(self._record, job, outcome)
+
     def _abandon(self, job: Job) -> None:
         if not job.ended:
             message = "task %s ignores its cut (%s) for %s s: abandoned"
@@ -102,5 +109,9 @@ class Coroutines:
             self._loop.call_later(
                 ANNOUNCE_SECONDS, self._tracers.submit, self._record, job, outcome
             )
+        elif job.cut is Cut.SHUTDOWN and self._held is not None:
+            # Celery stores RETRY for each task that it cancels, after it has read that there is no
+            # SUCCESS: one stored in between would be overwritten.
+            self._held.append((job, outcome))
         else:
             self._tracers.submit(self._record, job, outcome)

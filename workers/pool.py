@@ -24,7 +24,8 @@ Ignore, Reject or Retry, is its outcome, as if it had not been cut. Otherwise
     soft_time_limit  SoftTimeLimitExceeded, or its own error; may run on until the hard limit
     hard_time_limit  TimeLimitExceeded through Celery's timeout_callback
     terminate        revoked; nothing at all where Celery has announced it as revoked already
-    shutdown         nothing: a message not acknowledged goes back to the broker
+    shutdown         nothing: a message not acknowledged goes back to the broker. An outcome that was
+                     deliberate is stored after Celery's own RETRY, never before it
 
 Except for the soft limit, a coroutine that has not ended a grace (5 s) later is abandoned.
 Settings, all optional: `colony_cut_grace_seconds`, `colony_tracer_threads`, `colony_plain_threads`.
@@ -247,7 +248,9 @@ class AsyncioPool(BasePool):  # type: ignore[misc]
         self.on_terminate()
 
     def on_terminate(self) -> None:
-        """Drop what is queued, cut what runs, wait no longer than the grace."""
+        """Drop what is queued, cut what runs, wait no longer than the grace. Celery's handler of a cold
+        shutdown, which cuts and announces, has ended before."""
+        self._loop.call_soon_threadsafe(self._coroutines.release)
         while self._backlog:
             self._jobs.pop(self._backlog.popleft().pid, None)
         for job in list(self._jobs.values()):

@@ -7,10 +7,12 @@ import asyncio
 import json
 import os
 import threading
+import time
 from functools import cache
 from typing import Any
 
-from celery import Celery
+from celery import Celery, states
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 from celery.worker.control import control_command
 from celery.worker.state import active_requests
@@ -30,6 +32,18 @@ app.conf.update(
     broker_transport_options={"visibility_timeout": 15},
 )
 app.conf.update(json.loads(os.environ.get("POOL_CONF", "{}")))
+
+
+class SlowToRetry(RedisBackend):  # type: ignore[misc]
+    """Writes RETRY a while after it has read what is there, as under load."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "url": os.environ["POOL_REDIS"]})
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> Any:
+        if state == states.RETRY:
+            time.sleep(0.5)
+        return super()._set_with_state(key, value, state)
 
 
 @cache

@@ -41,7 +41,7 @@ def test_sigquit_cuts_what_runs_with_shutdown(
 ) -> None:
     node = nodes(4, colony_cut_grace_seconds=2)
     held, settled = send("hold"), send("settle")
-    node.running(2)
+    until(lambda: all(store.get(f"ran:{sent.id}") for sent in (held, settled)))
     node.signal(signal.SIGQUIT)
     assert node.exit_code() in (0, 1)
     assert store.hget("cuts", held.id) == "shutdown"
@@ -50,13 +50,24 @@ def test_sigquit_cuts_what_runs_with_shutdown(
     assert "Traceback" not in node.text()
 
 
+def test_sigquit_loses_no_outcome_while_celery_stores_that_it_cancels_the_task(
+    nodes: Callable[..., Node], send: Send, store: "Redis"
+) -> None:
+    """Celery reads that there is no SUCCESS, then writes RETRY; here it is slow in between."""
+    node = nodes(4, result_backend="pool_app:SlowToRetry")
+    settled = send("settle")
+    until(lambda: store.get(f"ran:{settled.id}"))
+    node.signal(signal.SIGQUIT)
+    node.exit_code()
+    assert settled.meta()["result"] == "settled: shutdown"
+
+
 def test_sigquit_does_not_wait_for_a_coroutine_that_defies_it(
     nodes: Callable[..., Node], send: Send, store: "Redis"
 ) -> None:
     node = nodes(1, worker_disable_prefetch=False, colony_cut_grace_seconds=0.5)
     defiant, queued = send("defy"), send("nap", 0)
-    node.running(1)
-    until(lambda: node.pool()["backlog"] == 1)
+    until(lambda: store.get(f"ran:{defiant.id}") and node.pool()["backlog"] == 1)
     node.signal(signal.SIGQUIT)
     node.exit_code(10)
     assert f"{defiant.id} ignores its cut (shutdown)" in node.text()
@@ -68,8 +79,8 @@ def test_a_soft_shutdown_lets_short_ones_end_and_cuts_the_rest(
     nodes: Callable[..., Node], send: Send, store: "Redis"
 ) -> None:
     node = nodes(4, worker_soft_shutdown_timeout=1.0)
-    short, long = send("nap", 0.5), send("settle")
-    node.running(2)
+    long, short = send("settle"), send("nap", 0.5)
+    until(lambda: all(store.get(f"ran:{sent.id}") for sent in (short, long)))
     node.signal(signal.SIGQUIT)
     node.exit_code()
     assert short.get() == "slept"
@@ -81,7 +92,7 @@ def test_a_late_acknowledged_task_goes_back_to_the_queue(
 ) -> None:
     node = nodes(4, task_acks_late=True)
     held = send("hold")
-    node.running(1)
+    until(lambda: store.get(f"ran:{held.id}"))
     node.signal(signal.SIGQUIT)
     node.exit_code()
     assert store.hget("cuts", held.id) == "shutdown"
