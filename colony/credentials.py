@@ -247,10 +247,6 @@ class Accounts:
         return self._keyring.redacted(content)
 
 
-NO_ACCOUNTS = Keyring({}).accounts()
-"""Of a colony without credentials."""
-
-
 class _Redaction:
     """Finds values in JSON, as they are and as JSON or `repr` would write them within a text."""
 
@@ -285,3 +281,7 @@ class _Redaction:
 
     def _text(self, text: str) -> str:
         return self._pattern.sub(lambda found: self._names[found[0]], text)
+
+
+NO_ACCOUNTS = Keyring({}).accounts()
+"""Of a colony without credentials."""
