@@ -81,6 +81,14 @@ class ColonyConfig(BaseSettings):
     result_retention_ttl: Duration | None = Field(
         timedelta(days=7), description="How long an ended worker is kept. None: by count alone."
     )
+    deliveries_max: int = Field(
+        100_000, ge=1, description="How many webhooks may be owed; the oldest are then given up."
+    )
+    dead_deliveries_max: int = Field(
+        1000,
+        ge=1,
+        description="How many webhooks that were given up are kept; the oldest go first.",
+    )
     idempotency_ttl: Duration = Field(
         timedelta(minutes=5), description="How long an idempotency key names its first answer."
     )

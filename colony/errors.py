@@ -21,6 +21,9 @@
     ├── UnknownBatch            there is no such batch (or its records were retired)
     ├── UnknownTrigger          there is no such trigger
     ├── UnknownNode             there is no such node (or it has ended)
+    ├── UnknownSubscription     there is no such subscription
+    ├── UnknownDelivery         there is no such delivery (or it has arrived)
+    ├── InvalidSubscription     a subscription is wrong, or one too many; nothing was changed
     ├── UnknownToken            there is no such API token (or it was revoked)
     ├── NotEnded                the operation needs a worker that has ended
     ├── NotQuarantined          the operation needs a worker in quarantine
@@ -128,6 +131,18 @@ class UnknownTrigger(ColonyError, LookupError):
 
 class UnknownNode(ColonyError, LookupError):
     """There is no such node, or it has ended."""
+
+
+class UnknownSubscription(ColonyError, LookupError):
+    """There is no such subscription in this colony."""
+
+
+class UnknownDelivery(ColonyError, LookupError):
+    """There is no such delivery: it has arrived, was dropped, or never was."""
+
+
+class InvalidSubscription(ColonyError, ValueError):
+    """A subscription is wrong, or one too many; nothing was changed."""
 
 
 class UnknownToken(ColonyError, LookupError):

@@ -169,9 +169,9 @@ class OnComplete(Model):
 
     `task`: a Celery task of the producer's own, on `queue`. Its one argument is the batch's result or the
     worker's report, its task id ``<id>.complete``.
-    `url`: called as Standard Webhooks describe it (`colony.deliveries`), signed with the secret that `secret`
-    refers to *on the nodes*: ``env:NAME`` or ``file:/path``, of the form ``whsec_…``. Several secrets sign side
-    by side, while receivers change from one to the next. The webhook-id is ``<id>_completed``.
+    `url`: called as Standard Webhooks describe it (`colony.deliveries`), signed with the secret that
+    `secret` refers to *on the nodes*: ``env:NAME`` or ``file:/path``, of the form ``whsec_…``. Several
+    secrets sign side by side, while receivers change to a new one. The webhook-id is ``<id>_completed``.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)  # somebody may have put a secret there

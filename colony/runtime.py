@@ -19,6 +19,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from colony.definition import ColonyConfig
+from colony.deliveries import DeliveryVerbs
 from colony.errors import (
     InvalidTask,
     NotEnded,
@@ -35,7 +36,7 @@ from colony.models import (
     WorkerState,
 )
 from colony.operations import unknown_batch, unknown_worker
-from colony.spawning import Batch, Moment, SpawnOptions, new_batch
+from colony.spawning import Batch, Moment, SpawnOptions, new_batch, on_complete_json
 from colony.store.records import new_batch_id, new_worker_id
 from colony.tasks import Limits, check_task, check_tasks
 from colony.tokens import TokenVerbs
@@ -43,7 +44,7 @@ from colony.triggers.verbs import TriggerVerbs
 from colony.waiting import Waiting
 
 
-class ColonyRuntime(TriggerVerbs, ListVerbs, TokenVerbs):
+class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
     """The verbs of one colony. Use it as ``async with``; one per event loop serves any number of tasks.
 
     Every verb raises `StoreUnavailable` within 2 s when Redis is away; one that already waits for
@@ -85,6 +86,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, TokenVerbs):
         require_node: bool = False,
         soft_deadline: timedelta | None = None,
         concurrency_key: str | None = None,
+        on_complete: OnComplete | str | None = None,
     ) -> list[str]:
         """Accept `count` workers for a task and return their ids; they run when a node has a slot.
 
@@ -95,7 +97,8 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, TokenVerbs):
         `not_before` lets it wait without a slot. Where caps
         apply (`max_concurrent_workers`, an agent's `max_concurrent`, `max_concurrent_per_key` of one
         `concurrency_key`), those over them line up first-in first-out; a point of `priority` is worth
-        a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive. Raises
+        a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive.
+        `on_complete`: whom to tell when each of them has ended (a task of your own, or a URL). Raises
         `InvalidTask` or a `SpawnRefused`.
         """
         limits, config = await self._limits()
@@ -110,6 +113,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, TokenVerbs):
             require_node,
             soft_deadline,
             concurrency_key,
+            on_complete=on_complete_json(on_complete),
         )
         return await self._spawner().spawn([new_worker_id() for _ in specs], specs, config, options)
 
@@ -136,7 +140,8 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, TokenVerbs):
         batch is joined once: with all its members (policy ``all``), or with the first good report
         (``any``), or `first_n` of them (``first_n``); those not needed are stopped. At the `deadline`
         stragglers end with status timeout, and the batch is joined. `on_complete` names a Celery task
-        of your own that is then sent. Raises `InvalidTask` that names the index, or a `SpawnRefused`.
+        of your own that is then sent, or a URL that is called. Raises `InvalidTask` that
+        names the index, or a `SpawnRefused`.
         """
         limits, config = await self._limits()
         specs = check_tasks(tasks, limits)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def _seconds(value: object) -> object:
@@ -22,6 +22,19 @@ def _seconds(value: object) -> object:
         except ValueError:
             return value
     return value
+
+
+def _listed(value: object) -> object:
+    """Environment variables are text: "a,b" means two."""
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _after(seconds: int) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
@@ -111,6 +124,34 @@ class Settings(BaseSettings):
     )
     tracer_threads: int = Field(
         2, ge=1, description="Threads of the asyncio pool that run Celery's tracer."
+    )
+
+    delivery_timeout: Duration = Field(
+        timedelta(seconds=20),
+        gt=timedelta(0),
+        description="How long a receiver of a webhook may take to answer, in all.",
+    )
+    delivery_retries: Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        tuple(map(_after, (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400))),
+        description="How long after each failed attempt a webhook is sent again, plus up to a tenth, in "
+        "seconds with commas between; after the last it is given up (colony deliveries list --dead).",
+    )
+    delivery_concurrency: int = Field(
+        64, ge=1, description="How many webhooks a node sends at once."
+    )
+    delivery_per_endpoint: int = Field(
+        4,
+        ge=1,
+        description="How many of them to one origin (https://host:port), by all nodes together.",
+    )
+    delivery_allow_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (),
+        description="Host names, addresses and networks that webhooks may be sent to although they are not "
+        "public, with commas between: 127.0.0.1/32,hooks.internal. They may be called by http.",
+    )
+    delivery_allow_http: bool = Field(
+        False,
+        description="Whether webhooks may be sent to public addresses by http, for all to read.",
     )
 
     @model_validator(mode="after")

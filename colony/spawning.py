@@ -51,6 +51,8 @@ class SpawnOptions:
     require_node: bool = False
     soft_deadline: timedelta | None = None
     concurrency_key: str | None = None
+    on_complete: str = field(default="", kw_only=True)
+    """What `on_complete_json` made."""
     trigger_id: str | None = None
     max_resurrections: int | None = None
     cause: Sequence[str] = ()
@@ -132,6 +134,8 @@ class Spawner:
             max_resurrections=options.max_resurrections,
             cause=options.cause,
         )
+        if options.on_complete:
+            fields["on_complete"] = options.on_complete
         return worker_id, fields
 
     async def ring(self, rings: Sequence[Ring], *, chord_of: str = "") -> None:
@@ -160,6 +164,11 @@ def new_batch(
     if first_n is not None and not 1 <= first_n <= size:
         raise InvalidTask(f"first_n: expected 1 to {size} (the size of the batch), got {first_n}")
     need = {Policy.ALL: size + 1, Policy.ANY: 1}.get(kind, first_n or 0)
+    return NewBatch(batch_id, kind, need, on_complete_json(on_complete))
+
+
+def on_complete_json(on_complete: OnComplete | str | None) -> str:
+    """Whom to tell, as the store keeps it; a text is a task's name. "" for nobody."""
     if isinstance(on_complete, str):
         on_complete = OnComplete(task=on_complete)
-    return NewBatch(batch_id, kind, need, on_complete.model_dump_json() if on_complete else "")
+    return on_complete.model_dump_json(exclude_none=True) if on_complete else ""

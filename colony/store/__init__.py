@@ -23,6 +23,7 @@ them per interval, and each due item is taken by an atomic script. There is no l
 
 from __future__ import annotations
 
+from colony.store.deliveries import DeliveryKeeping
 from colony.store.fleet import Due, FleetKeeping
 from colony.store.link import Link
 from colony.store.reads import Reads
@@ -33,5 +34,5 @@ from colony.store.workers import Accepted, Claim, Refusal, Ring, Stopped, Worker
 __all__ = ["Accepted", "Claim", "Due", "Link", "Refusal", "Ring", "Stopped", "Store"]
 
 
-class Store(WorkerTransitions, TriggerKeeping, FleetKeeping, Tokens, Reads):
+class Store(WorkerTransitions, TriggerKeeping, FleetKeeping, DeliveryKeeping, Tokens, Reads):
     """One colony's state: transitions, housekeeping and reads on one link."""

@@ -70,6 +70,8 @@ class NodeContext:
             "max_history": config.max_history,
             "max_resurrections": config.max_resurrections,
             "quarantine_max": config.quarantine_max,
+            "deliveries_max": config.deliveries_max,
+            "dead_deliveries_max": config.dead_deliveries_max,
             **self._caps(),
             "max_depth": config.max_depth,
             "max_descendants": config.max_descendants,

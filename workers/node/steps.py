@@ -14,6 +14,7 @@ from celery.worker.components import Pool
 
 from workers.intake.taker import Taker
 from workers.node.context import NodeContext
+from workers.node.courier import Courier
 from workers.node.health import Health
 from workers.node.heart import Heart
 from workers.node.janitor import Janitor
@@ -109,6 +110,16 @@ def install(app: Celery, context: NodeContext) -> None:
             Transport.set_aside = janitor.set_aside
             return janitor
 
+    class CourierStep(RoleStep):
+        """Sends webhooks."""
+
+        label = "Courier"
+        requires = (HealthStep,)
+
+        def make(self, worker: Any) -> Role:
+            """A courier."""
+            return Courier(context)
+
     class IntakeStep(RoleStep):
         """What foreign producers send. Begins after all others, and ends first."""
 
@@ -119,5 +130,12 @@ def install(app: Celery, context: NodeContext) -> None:
             """The taker, in the node's main process whatever the pool is."""
             return Taker(context, app)
 
-    app.steps["worker"] |= {WatchdogStep, HeartStep, HealthStep, JanitorStep, IntakeStep}
-    Pool.requires = (*Pool.requires, JanitorStep)
+    app.steps["worker"] |= {
+        WatchdogStep,
+        HeartStep,
+        HealthStep,
+        JanitorStep,
+        CourierStep,
+        IntakeStep,
+    }
+    Pool.requires = (*Pool.requires, JanitorStep, CourierStep)

@@ -28,10 +28,7 @@ if rest then redis.call('ZADD', K.due, now, 'rest:' .. batch) else redis.call('D
 count('joined')
 emit('batch_completed', nil, result)
 redis.call('PUBLISH', K.reports, result)
-if b[6] and b[6] ~= '' then
-  redis.call('HSET', K.notices, 'batch:' .. batch, '{"to":' .. b[6] .. ',"result":' .. result .. '}')
-  redis.call('ZADD', K.outbox, now, 'batch:' .. batch)
-end
+if b[6] and b[6] ~= '' then tell_producer('batch', batch, b[6], result) end
 local rings = {}
 -- Start the parent's queued background work, first come first served, while there is a place.
 local function start_queued(units, most)
