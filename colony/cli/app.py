@@ -18,6 +18,7 @@ from colony.cli import (
     producers,
     quarantine,
     trees,
+    triggers,
     views,
 )
 from colony.cli.output import note
@@ -77,6 +78,7 @@ def _colony(
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("up", rich_help_panel=RUN)(nodes.up)
 app.command("worker", rich_help_panel=RUN)(nodes.worker)
+app.command("beat", rich_help_panel=RUN)(nodes.beat)
 app.command("spawn", rich_help_panel=PRODUCE)(producers.spawn)
 app.command("batch", rich_help_panel=PRODUCE)(batches.batch)
 app.command("wait", rich_help_panel=PRODUCE)(producers.wait)
@@ -91,6 +93,7 @@ app.command("limit", rich_help_panel=OPERATE)(limits.limit)
 app.command("pause", rich_help_panel=OPERATE)(operators.pause)
 app.command("resume", rich_help_panel=OPERATE)(operators.resume)
 app.command("drain", rich_help_panel=OPERATE)(nodes.drain)
+app.add_typer(triggers.app, name="trigger", rich_help_panel=OPERATE)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=OPERATE)
 app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated
@@ -87,6 +88,25 @@ def worker(
         options["--concurrency"] = str(concurrency)
     command = _python("workers", definition, *(word for pair in options.items() for word in pair))
     os.execv(command[0], command)  # signals reach the node itself, nothing stands between
+
+
+def beat(
+    definition: Definition,
+    loglevel: NodeLogLevel = LogLevel.INFO,
+    redis_url: RedisUrl = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Start a beat: it tells the nodes every second to look for timers that are due. Run two: one stands by.
+
+    Which timers are due is decided by Redis' clock, so a beat that is late, or two of them, or one with a
+    wrong clock fire nothing early and nothing twice; while none beats, the nodes' janitors look.
+    """
+    settings_of(redis_url, broker_url)
+    if find_spec("redbeat") is None:
+        raise ColonyError("colony beat needs celery-redbeat: pip install 'colony[beat]'")
+    os.environ.update(_environment(redis_url, broker_url) | {"COLONY_APP": definition})
+    command = _python("celery", "--app", "workers.app", "beat", "--loglevel", loglevel.value)
+    os.execv(command[0], command)
 
 
 def up(
