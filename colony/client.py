@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from colony.models import Event
+from colony.pipeline.stage import Stage
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
 
@@ -45,9 +46,14 @@ class ColonyClient:
         redis_url: str | None = None,
         broker_url: str | None = None,
         settings: Settings | None = None,
+        pipeline: Sequence[Stage] = (),
     ) -> None:
         self._runtime = ColonyRuntime(
-            colony_id, redis_url=redis_url, broker_url=broker_url, settings=settings
+            colony_id,
+            redis_url=redis_url,
+            broker_url=broker_url,
+            settings=settings,
+            pipeline=pipeline,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(

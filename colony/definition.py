@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from colony.credentials import Credential, Vault, check_credentials
 from colony.errors import DefinitionError, InvalidTrigger
+from colony.pipeline.registry import StageEntry, build, in_order
+from colony.pipeline.stage import Stage
 from colony.settings import Duration
 from colony.tools import Tool, make_tool
 from colony.triggers.spec import TriggerSpec
@@ -95,6 +98,9 @@ class ColonyConfig(BaseSettings):
     idempotency_max_keys: int = Field(
         10_000, ge=1, description="How many idempotency keys are kept; the oldest go first."
     )
+    pipeline: tuple[StageEntry, ...] = Field(
+        (), description="Stages beside those of the definition, as JSON: see colony.pipeline."
+    )
     max_task_bytes: int = Field(65_536, ge=1, description="Largest task text, UTF-8.")
     max_data_bytes: int = Field(
         262_144, ge=2, description="Largest input data of a worker, as JSON."
@@ -112,7 +118,8 @@ class AgentSpec:
     `model` is any pydantic-ai model string (``openai:gpt-5-mini``, ``anthropic:claude-sonnet-4-5``,
     ``test``) or a pydantic-ai `Model`. `base_url` points an ``openai:`` model at any compatible
     server, `api_key_env` names the environment variable *on the node* that holds its key.
-    `tools` names the tools this agent is offered; None offers all of the colony's.
+    `tools` names the tools this agent is offered, `accounts` the aliases of the accounts it may use; None
+    is all of the colony's.
     Limits end the worker with status partial and what there is: `max_turns` model answers,
     `max_requests` questions to the model, those that failed and were asked again too, `max_tokens`
     in all answers together. `max_concurrent`: workers of this agent at once; more line up. `spawns`:
@@ -128,6 +135,7 @@ class AgentSpec:
     instructions: str = ""
     name: str = "agent"
     tools: Sequence[str] | None = None
+    accounts: Sequence[str] | None = None
     base_url: str | None = None
     api_key_env: str | None = None
     model_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -150,7 +158,9 @@ class Colony:
     `version` names what a worker in flight depends on: a worker is only ever run by nodes whose
     definition has the version it was accepted under. Change it when running workers must not be
     continued by the new code; leave it when they may. `triggers` are kept in the store when a node starts
-    (`colony.triggers`); what is done with one there stands until its declaration changes.
+    (`colony.triggers`); what is done with one there stands until its declaration changes. `pipeline` is asked
+    about everything that comes in (`colony.pipeline`). `credentials` are the accounts that tools act through;
+    `vaults` resolve references of schemes of your own (`colony.credentials`).
     """
 
     def __init__(
@@ -163,6 +173,9 @@ class Colony:
         config: ColonyConfig | None = None,
         version: str = "1",
         triggers: Sequence[TriggerSpec | dict[str, Any]] = (),
+        pipeline: Sequence[Stage] = (),
+        credentials: Sequence[Credential] = (),
+        vaults: Mapping[str, Vault] | None = None,
     ) -> None:
         _check_name("colony", name)
         self.name = name
@@ -173,6 +186,9 @@ class Colony:
         self.agents: dict[str, AgentSpec] = {}
         self.tools: dict[str, Tool] = {}
         self.triggers: dict[str, TriggerSpec] = {}
+        self.pipeline = in_order([*pipeline, *map(build, self.config.pipeline)])
+        self.vaults = dict(vaults or {})
+        self.credentials = check_credentials(credentials, self.vaults)
         for spec in (agent, *agents):
             _check_name("agent", spec.name)
             if spec.name in self.agents:
@@ -181,6 +197,7 @@ class Colony:
                     "give each AgentSpec a name of its own"
                 )
             _check_limits(name, spec)
+            _check_accounts(name, spec, self.credentials)
             self.agents[spec.name] = spec
         for trigger in triggers:
             self._declare(trigger)
@@ -197,6 +214,7 @@ class Colony:
         read_only: bool = False,
         timeout: timedelta = timedelta(seconds=60),
         requires_approval: bool = False,
+        provider: str | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
     def tool(self, function: Any = None, **options: Any) -> Any:
@@ -204,7 +222,8 @@ class Colony:
 
         `read_only`: may overlap with its like, and be repeated. `idempotent`: may be repeated after
         a crash (see `ToolContext.idempotency_key`). Neither: after a crash in the middle of a call
-        the model is told that its outcome is unknown. `timeout`: of one call.
+        the model is told that its outcome is unknown. `timeout`: of one call. `provider`: it acts through
+        accounts of that provider (`Credential.provider`), and agents are told so.
         """
 
         def register(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -288,6 +307,15 @@ def _check_name(what: str, name: str) -> None:
         raise DefinitionError(
             f"{what} name {name!r}: expected 1 to 64 of a-z, 0-9, '.', '_' and '-', "
             "starting with a letter or digit"
+        )
+
+
+def _check_accounts(colony: str, spec: AgentSpec, known: Mapping[str, Credential]) -> None:
+    unknown = sorted(set(spec.accounts or ()) - set(known))
+    if unknown:
+        raise DefinitionError(
+            f"agent {spec.name!r} of colony {colony!r} names accounts that do not exist: "
+            f"{', '.join(unknown)}; there are: {', '.join(sorted(known)) or 'none'}"
         )
 
 

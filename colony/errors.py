@@ -77,12 +77,13 @@ class InvalidTrigger(ColonyError, ValueError):
 
 class PipelineRejected(ColonyError):
     """A stage of the pipeline refused what came in; nothing was accepted. `stage` and `reason` say which
-    and why."""
+    and why; `retry_after`, after how many seconds it is worth asking again, where the stage knows."""
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: str, reason: str, retry_after: float | None = None) -> None:
         super().__init__(f"rejected by the pipeline's stage {stage!r}: {reason}")
         self.stage = stage
         self.reason = reason
+        self.retry_after = retry_after
 
 
 class SpawnRefused(ColonyError):

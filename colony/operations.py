@@ -23,6 +23,7 @@ from colony.errors import (
     UnknownNode,
     UnknownWorker,
 )
+from colony.intake import Entrance, Intake
 from colony.models import (
     BatchRecord,
     FleetStats,
@@ -34,6 +35,7 @@ from colony.models import (
     WorkerRecord,
     WorkerState,
 )
+from colony.pipeline.stage import Stage
 from colony.settings import Settings
 from colony.spawning import Spawner
 from colony.store import Link, Stopped, Store
@@ -57,6 +59,7 @@ class Operations:
         redis_url: str | None = None,
         broker_url: str | None = None,
         settings: Settings | None = None,
+        pipeline: Sequence[Stage] = (),
     ) -> None:
         given = {"redis_url": redis_url, "broker_url": broker_url}
         base = settings or Settings()
@@ -64,6 +67,7 @@ class Operations:
         self.colony_id = colony_id
         self._link = Link(self.settings.redis_url, patience=self.settings.connect_timeout)
         self._store = Store(self._link, colony_id)
+        self._intake = Intake(self._store, pipeline)
         self._doorbells = Doorbells(celery_app(colony_id, self.settings), colony_id, self.settings)
 
     async def __aenter__(self) -> Self:
@@ -248,10 +252,17 @@ class Operations:
 
     async def _limits(self) -> tuple[Limits, ColonyConfig]:
         """What the definition allows. Raises `UnknownColony`."""
+        return limits_in(await self._face())
+
+    async def _entrance(self) -> Entrance:
+        """What is asked of work that comes in. Raises `UnknownColony`, `PipelineIncomplete`."""
+        return await self._intake.entrance(await self._face())
+
+    async def _face(self) -> dict[str, str]:
         face = await self._store.face()
         if "id" not in face:
             raise unknown_colony(self.colony_id)
-        return limits_in(face)
+        return face
 
     def _spawner(self) -> Spawner:
         return Spawner(self._store, self._doorbells, self.settings.ring_again_after)

@@ -25,6 +25,7 @@ from colony.errors import (
     NotEnded,
 )
 from colony.events import Filter, Handler, Subscription, read_events
+from colony.intake import Entrance
 from colony.listing import ListVerbs
 from colony.models import (
     BatchResult,
@@ -38,6 +39,7 @@ from colony.models import (
 from colony.operations import unknown_batch, unknown_worker
 from colony.spawning import Batch, Moment, SpawnOptions, new_batch, on_complete_json
 from colony.store.records import new_batch_id, new_worker_id
+from colony.store.workers import NewBatch
 from colony.tasks import Limits, check_task, check_tasks
 from colony.tokens import TokenVerbs
 from colony.triggers.verbs import TriggerVerbs
@@ -87,6 +89,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         soft_deadline: timedelta | None = None,
         concurrency_key: str | None = None,
         on_complete: OnComplete | str | None = None,
+        caller: str | None = None,
     ) -> list[str]:
         """Accept `count` workers for a task and return their ids; they run when a node has a slot.
 
@@ -99,10 +102,15 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         `concurrency_key`), those over them line up first-in first-out; a point of `priority` is worth
         a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive.
         `on_complete`: whom to tell when each of them has ended (a task of your own, or a URL). Raises
-        `InvalidTask` or a `SpawnRefused`.
+        `InvalidTask`, `PipelineRejected` or a `SpawnRefused`. `caller` is whom the pipeline is told of.
         """
-        limits, config = await self._limits()
-        specs = check_task(task, data, agent, count, limits)
+        entrance = await self._entrance()
+        specs = check_task(task, data, agent, count, entrance.limits)
+        if first := await entrance.first_answer(idempotency_key):
+            return first
+        admitted = await entrance.admit(
+            specs[0], count, caller=caller, idempotency_key=idempotency_key
+        )
         options = SpawnOptions(
             correlation_id,
             deadline,
@@ -115,7 +123,8 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             concurrency_key,
             on_complete=on_complete_json(on_complete),
         )
-        return await self._spawner().spawn([new_worker_id() for _ in specs], specs, config, options)
+        ids = [new_worker_id() for _ in specs]
+        return await self._spawner().spawn(ids, [admitted] * count, entrance.config, options)
 
     async def spawn_batch(
         self,
@@ -133,6 +142,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         require_node: bool = False,
         soft_deadline: timedelta | None = None,
         concurrency_key: str | None = None,
+        caller: str | None = None,
     ) -> Batch:
         """Accept one worker per task, all of them or none; ids in the order of the tasks.
 
@@ -143,9 +153,12 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         of your own that is then sent, or a URL that is called. Raises `InvalidTask` that
         names the index, or a `SpawnRefused`.
         """
-        limits, config = await self._limits()
-        specs = check_tasks(tasks, limits)
+        entrance = await self._entrance()
+        specs = check_tasks(tasks, entrance.limits)
         batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
+        if first := await entrance.first_answer(idempotency_key):
+            return await self._first_batch(first)
+        specs = await entrance.admit_batch(specs, caller=caller, idempotency_key=idempotency_key)
         options = SpawnOptions(
             correlation_id,
             deadline,
@@ -157,12 +170,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             soft_deadline,
             concurrency_key,
         )
-        ids = [new_worker_id() for _ in specs]
-        accepted = await self._spawner().spawn(ids, specs, config, options, batch=batch)
-        if accepted != ids:  # the first answer to the same idempotency key
-            first = await self._must_get(accepted[0])
-            return Batch(first.batch_id or "", accepted)
-        return Batch(batch.batch_id, ids)
+        return await self._spawn_batch(specs, batch, entrance.config, options)
 
     async def retry_batch(self, batch_id: str, *, idempotency_key: str | None = None) -> Batch:
         """Spawn what did not succeed in a batch again, as a new batch; `InvalidTask` if all did."""
@@ -181,10 +189,15 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
                 f"batch {batch_id}: every member succeeded, there is nothing to retry"
             )
         old = [await self._must_get(worker_id) for worker_id in bad]
-        specs = [TaskSpec(task=o.task, data=o.data, agent=o.agent) for o in old]
-        return await self.spawn_batch(
-            specs, correlation_id=record.result.correlation_id, idempotency_key=idempotency_key
+        limits, config = await self._limits()
+        specs = check_tasks(
+            [TaskSpec(task=o.task, data=o.data, agent=o.agent) for o in old], limits
         )
+        batch = new_batch(new_batch_id(), len(specs), "all", None, None)
+        options = SpawnOptions(
+            correlation_id=record.result.correlation_id, idempotency_key=idempotency_key
+        )
+        return await self._spawn_batch(specs, batch, config, options)
 
     async def retry_worker(self, worker_id: str, *, idempotency_key: str | None = None) -> str:
         """Spawn a new worker from the task of one that has ended; returns the new id.
@@ -196,15 +209,15 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             raise NotEnded(
                 f"worker {worker_id} is {old.state}: only an ended worker can be retried; stop it first"
             )
-        [new] = await self.spawn(
-            old.task,
-            data=old.data,
-            agent=old.agent,
+        limits, config = await self._limits()
+        specs = check_task(old.task, old.data, old.agent, 1, limits)
+        options = SpawnOptions(
             correlation_id=old.correlation_id,
             priority=old.priority,
             idempotency_key=idempotency_key,
             stream_id=None if old.stream_id == f"worker:{worker_id}" else old.stream_id,
         )
+        [new] = await self._spawner().spawn([new_worker_id()], specs, config, options)
         return new
 
     async def retry_quarantined(self, worker_id: str) -> str:
@@ -319,6 +332,26 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
     async def _limits(self) -> tuple[Limits, ColonyConfig]:
         self._wait()
         return await super()._limits()
+
+    async def _entrance(self) -> Entrance:
+        self._wait()
+        return await super()._entrance()
+
+    async def _spawn_batch(
+        self,
+        specs: Sequence[TaskSpec],
+        batch: NewBatch,
+        config: ColonyConfig,
+        options: SpawnOptions,
+    ) -> Batch:
+        ids = [new_worker_id() for _ in specs]
+        accepted = await self._spawner().spawn(ids, specs, config, options, batch=batch)
+        return Batch(batch.batch_id, ids) if accepted == ids else await self._first_batch(accepted)
+
+    async def _first_batch(self, ids: Sequence[str]) -> Batch:
+        """The batch of the first answer to an idempotency key."""
+        first = await self._must_get(ids[0])
+        return Batch(first.batch_id or "", ids)
 
     async def _time_out(self, ids: Sequence[str], timeout: float) -> None:
         await asyncio.gather(

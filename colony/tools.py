@@ -90,6 +90,7 @@ class Tool:
     read_only: bool
     timeout: timedelta
     is_async: bool
+    provider: str | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -110,6 +111,7 @@ def make_tool(
     read_only: bool = False,
     timeout: timedelta = timedelta(seconds=60),
     requires_approval: bool = False,
+    provider: str | None = None,
     builtin: bool = False,
     bound: Collection[str] = (),
 ) -> Tool:
@@ -139,6 +141,7 @@ def make_tool(
         read_only=read_only,
         timeout=timeout,
         is_async=inspect.iscoroutinefunction(function),
+        provider=provider,
     )
 
 

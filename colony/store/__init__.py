@@ -26,6 +26,7 @@ from __future__ import annotations
 from colony.store.deliveries import DeliveryKeeping
 from colony.store.fleet import Due, FleetKeeping
 from colony.store.link import Link
+from colony.store.rates import Rates
 from colony.store.reads import Reads
 from colony.store.tokens import Tokens
 from colony.store.triggers import TriggerKeeping
@@ -34,5 +35,5 @@ from colony.store.workers import Accepted, Claim, Refusal, Ring, Stopped, Worker
 __all__ = ["Accepted", "Claim", "Due", "Link", "Refusal", "Ring", "Stopped", "Store"]
 
 
-class Store(WorkerTransitions, TriggerKeeping, FleetKeeping, DeliveryKeeping, Tokens, Reads):
+class Store(WorkerTransitions, TriggerKeeping, FleetKeeping, DeliveryKeeping, Tokens, Rates, Reads):
     """One colony's state: transitions, housekeeping and reads on one link."""

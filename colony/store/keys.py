@@ -52,6 +52,8 @@ fires:<id>         list    its latest fires (JSON), newest first                
 rejected           list    messages set aside, newest first                      the last 1,000
 tokens             hash    API token → name, scopes, SHA-256, end (JSON)         until revoked
 permits:<token>    string  until when its requests are paid for (ms)             until then
+rates              zset    bucket of a rate limit → end of its window (µs)       until then; 10,000
+rate:<bucket>      zset    the requests in its window → when (µs)                the window
 events             stream  lifecycle events, id = generation-sequence            max_history
 =================  ======  ====================================================  ===================
 
@@ -91,6 +93,7 @@ PLAIN = (
     "declared",
     "rejected",
     "tokens",
+    "rates",
     "events",
 )
 OF_ONE = (
@@ -106,6 +109,7 @@ OF_ONE = (
     "children",
     "units",
     "permits",
+    "rate",
     "delivery",
     "lane",
     "sending",

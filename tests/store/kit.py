@@ -49,6 +49,7 @@ TYPES = {
     **dict.fromkeys(ZSETS, "zset"),
     "events": "stream",
     "permits": "string",
+    **dict.fromkeys(("rates", "rate"), "zset"),
     "arrived": "set",
     "children": "set",
     **dict.fromkeys(("triggers", "trigger", "routes", "declared"), "hash"),

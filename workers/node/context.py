@@ -11,6 +11,7 @@ from celery import Celery
 
 from colony.definition import Colony
 from colony.doorbell import Doorbells
+from colony.pipeline.registry import dump
 from colony.settings import Settings
 from colony.store import Link, Store
 from workers.node.drain import Drain
@@ -56,6 +57,7 @@ class NodeContext:
                 "name": s.name,
                 "model": str(getattr(s.model, "model_name", s.model)),
                 "tools": sorted(colony.tools_of(s)),
+                "accounts": None if s.accounts is None else list(s.accounts),
             }
             for s in colony.agents.values()
         ]
@@ -66,6 +68,8 @@ class NodeContext:
             "default_agent": colony.default_agent,
             "agents": json.dumps(agents),
             "config": config.model_dump_json(),
+            "pipeline": dump(colony.pipeline),
+            "accounts": json.dumps([c.public.model_dump() for c in colony.credentials.values()]),
             "max_pending": config.max_pending,
             "max_history": config.max_history,
             "max_resurrections": config.max_resurrections,
