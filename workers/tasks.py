@@ -12,7 +12,7 @@ from colony.faults import reached
 from workers.control import StoppingRequest
 from workers.coroutine_task import CoroutineTask
 from workers.host import host_of
-from workers.intake.tasks import SpawnBatchTask, SpawnTask
+from workers.intake.tasks import intake_tasks
 from workers.node.context import NodeContext
 from workers.slice import run_slice
 from workers.ticking import Tick
@@ -87,6 +87,6 @@ def register_tasks(app: Celery, context: NodeContext) -> None:
     """Make the node's tasks known to its Celery app."""
     app.register_task(RunWorker(context))
     app.register_task(JoinBatch(context))
-    for task in (SpawnTask, SpawnBatchTask):
-        app.register_task(task())
+    for task in intake_tasks(context.colony.config.max_pending):
+        app.register_task(task)
     app.register_task(Tick(context))

@@ -181,7 +181,10 @@ class Taker(Role):
 
     async def _open_runtime(self) -> ColonyRuntime:
         if self._runtime is None:
-            runtime = ColonyRuntime(self.context.colony.name, settings=self.context.settings)
+            colony = self.context.colony
+            runtime = ColonyRuntime(
+                colony.name, settings=self.context.settings, pipeline=colony.pipeline
+            )
             self._runtime = await runtime.__aenter__()
         return self._runtime
 

@@ -1,4 +1,4 @@
-"""The tasks that Celery clients in any language send to a colony: `colony.spawn`, `colony.spawn_batch`.
+"""The tasks that Celery clients in any language send to a colony: spawn, spawn_batch and trigger.
 
 Send them by name to the queue ``colony.<id>.intake`` in the colony's broker: message protocol 2, JSON. A
 client library writes this there; a client without one can push it itself, with LPUSH::
@@ -11,7 +11,7 @@ client library writes this there; a client without one can push it itself, with 
 ``body`` is text that holds JSON: positional arguments, named ones, and what Celery embeds (callbacks,
 errbacks, chain, chord). With ``"body_encoding": "base64"`` in the properties it is that text in base64.
 
-*Arguments*: those of `Spawn` and `SpawnBatch`, by name; the first one may also be positional.
+*Arguments*: those of `Spawn`, `SpawnBatch` and `Trigger`, by name; the first may also be positional.
 *Result*: ``{"worker_ids": ["w…", …], "batch_id": null | "b…"}``, ids in the order of the tasks, as soon as
 the workers are accepted. It goes to the result backend (the broker's Redis, unless the message says
 ``ignore_result``), and to what is linked. It may get more keys one day; these two stay.
@@ -27,19 +27,20 @@ message waits in the queue, and is tried again every few seconds; those behind i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
-from colony.doorbell import SPAWN, SPAWN_BATCH
+from colony.doorbell import SPAWN, SPAWN_BATCH, TRIGGER
 from colony.errors import ColonyError, InvalidTask
 from colony.models import OnComplete
 from colony.runtime import ColonyRuntime
 from colony.spawning import Moment
-from colony.store.records import ids_from
+from colony.store.records import ids_from, new_batch_id, new_worker_id
+from colony.tasks import MAX_WORKERS
 from workers.coroutine_task import CoroutineTask
 from workers.intake.message import Call
 
@@ -51,20 +52,11 @@ Result = dict[str, Any]
 
 
 class Arguments(BaseModel):
-    """What applies to all workers of one call, as `ColonyRuntime.spawn` describes it; times in seconds."""
+    """The arguments of one of these tasks."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     first: ClassVar[str]
     """The argument that may be positional."""
-
-    correlation_id: Text | None = None
-    deadline_seconds: Seconds | None = None
-    soft_deadline_seconds: Seconds | None = None
-    not_before_seconds: Seconds | None = None
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    idempotency_key: Text | None = None
-    stream_id: Text | None = None
-    concurrency_key: Text | None = None
 
     @classmethod
     def of(cls, call: Call) -> Self:
@@ -91,6 +83,27 @@ class Arguments(BaseModel):
             return f"unknown argument {field!r}; known are {', '.join(cls.model_fields)}"
         return f"{field}: {error['msg'].lower()}, got {error['input']!r:.50}"
 
+    def ids(self) -> Result:
+        """What `accept` returns when nothing else has the same idempotency key."""
+        raise NotImplementedError
+
+    async def accept(self, runtime: ColonyRuntime, eta: datetime | None) -> Result:
+        """Accept what is asked for. Raises a `ColonyError`."""
+        raise NotImplementedError
+
+
+class Options(BaseModel):
+    """What applies to all workers of one call, as `ColonyRuntime.spawn` describes it."""
+
+    correlation_id: Text | None = None
+    deadline_seconds: Seconds | None = None
+    soft_deadline_seconds: Seconds | None = None
+    not_before_seconds: Seconds | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    idempotency_key: Text | None = None
+    stream_id: Text | None = None
+    concurrency_key: Text | None = None
+
     def options(self, eta: datetime | None) -> dict[str, Any]:
         """The same as `ColonyRuntime.spawn` takes them."""
         return {
@@ -105,7 +118,7 @@ class Arguments(BaseModel):
         }
 
 
-class Spawn(Arguments):
+class Spawn(Arguments, Options):
     """``colony.spawn``: `count` workers for one task."""
 
     first = "task"
@@ -113,20 +126,71 @@ class Spawn(Arguments):
     task: str
     data: dict[str, JsonValue] | None = None
     agent: str | None = None
-    count: int = 1
+    count: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+
+    def ids(self) -> Result:
+        """Theirs."""
+        return _result(new_worker_id() for _ in range(self.count))
+
+    async def accept(self, runtime: ColonyRuntime, eta: datetime | None) -> Result:
+        """As `ColonyRuntime.spawn`."""
+        return _result(
+            await runtime.spawn(
+                self.task,
+                data=self.data,
+                agent=self.agent,
+                count=self.count,
+                **self.options(eta),
+            )
+        )
 
 
-class SpawnBatch(Arguments):
+class SpawnBatch(Arguments, Options):
     """``colony.spawn_batch``: a worker for each task, and one consolidated result. A task is text, or
     ``{"task": …, "data": …, "agent": …}``; `on_complete` is the name of a task of yours, or
     ``{"task": …, "queue": …}``."""
 
     first = "tasks"
 
-    tasks: list[str | dict[str, JsonValue]]
+    tasks: Annotated[list[Any], Field(min_length=1, max_length=MAX_WORKERS)]
     policy: str = "all"
     first_n: int | None = None
     on_complete: str | OnComplete | None = None
+
+    def ids(self) -> Result:
+        """The batch's first, then those of its workers."""
+        batch_id = new_batch_id()
+        return _result((new_worker_id() for _ in self.tasks), batch_id)
+
+    async def accept(self, runtime: ColonyRuntime, eta: datetime | None) -> Result:
+        """As `ColonyRuntime.spawn_batch`."""
+        batch = await runtime.spawn_batch(
+            self.tasks,
+            policy=self.policy,
+            first_n=self.first_n,
+            on_complete=self.on_complete,
+            **self.options(eta),
+        )
+        return _result(batch, batch.id)
+
+
+class Trigger(Arguments):
+    """``colony.trigger``: fire a trigger. `input` is what its task may name."""
+
+    first = "trigger_id"
+
+    trigger_id: Text
+    input: dict[str, JsonValue] | None = None
+    idempotency_key: Text | None = None
+
+    def ids(self) -> Result:
+        """That of its one worker."""
+        return _result([new_worker_id()])
+
+    async def accept(self, runtime: ColonyRuntime, eta: datetime | None) -> Result:
+        """As `ColonyRuntime.trigger`, now: an eta means nothing."""
+        key = self.idempotency_key
+        return _result([await runtime.trigger(self.trigger_id, self.input, idempotency_key=key)])
 
 
 class IntakeTask(CoroutineTask):
@@ -138,46 +202,37 @@ class IntakeTask(CoroutineTask):
     typing = False
     throws = (ColonyError,)
 
+    def __init__(self, name: str, arguments: type[Arguments], max_pending: int) -> None:
+        self.name = name
+        self._arguments = arguments
+        self._max_pending = max_pending
+
     async def accept(self, runtime: ColonyRuntime, call: Call) -> Result:
         """Accept what is asked for, once per task id. Raises a `ColonyError`."""
-        raise NotImplementedError
-
-
-class SpawnTask(IntakeTask):
-    """``colony.spawn``."""
-
-    name = SPAWN
-
-    async def accept(self, runtime: ColonyRuntime, call: Call) -> Result:
-        asked = Spawn.of(call)
+        asked = self._arguments.of(call)
         with ids_from(call.task_id):
-            ids = await runtime.spawn(
-                asked.task,
-                data=asked.data,
-                agent=asked.agent,
-                count=asked.count,
-                **asked.options(call.eta),
+            own = asked.ids()
+        if await runtime.get_worker(own["worker_ids"][0]) is not None:
+            return own
+        if (size := len(own["worker_ids"])) > self._max_pending:
+            raise InvalidTask(
+                f"{call.name}: {size} workers, but at most {self._max_pending} may wait (max_pending)"
             )
-        return {"worker_ids": list(ids), "batch_id": None}
+        try:
+            with ids_from(call.task_id):
+                return await asked.accept(runtime, call.eta)
+        except UnicodeEncodeError as error:  # JSON can say half of a character
+            raise InvalidTask(f"{call.name}: a text is not Unicode: {error}") from error
 
 
-class SpawnBatchTask(IntakeTask):
-    """``colony.spawn_batch``."""
+def intake_tasks(max_pending: int) -> list[IntakeTask]:
+    """One of each, for a colony's app."""
+    kinds: dict[str, type[Arguments]] = {SPAWN: Spawn, SPAWN_BATCH: SpawnBatch, TRIGGER: Trigger}
+    return [IntakeTask(name, arguments, max_pending) for name, arguments in kinds.items()]
 
-    name = SPAWN_BATCH
 
-    async def accept(self, runtime: ColonyRuntime, call: Call) -> Result:
-        asked = SpawnBatch.of(call)
-        tasks: list[str | Mapping[str, Any]] = list(asked.tasks)
-        with ids_from(call.task_id):
-            batch = await runtime.spawn_batch(
-                tasks,
-                policy=asked.policy,
-                first_n=asked.first_n,
-                on_complete=asked.on_complete,
-                **asked.options(call.eta),
-            )
-        return {"worker_ids": list(batch), "batch_id": batch.id}
+def _result(worker_ids: Iterable[str], batch_id: str | None = None) -> Result:
+    return {"worker_ids": list(worker_ids), "batch_id": batch_id}
 
 
 def _duration(seconds: float | None) -> timedelta | None:
