@@ -17,6 +17,8 @@ operators     events, stop, retry, stats, pause, resume
 transcript    a stored conversation, readable
 quarantine    quarantine list, show, retry, drop
 nodes         worker, up, drain; a node as a child process
+gateway       gateway: the verbs over HTTP
+tokens        token create, list, revoke
 demo          the survey on an embedded Redis
 doctor        what is wrong, and what to do about it
 ============  ==================================================================================

@@ -12,11 +12,13 @@ from colony.cli import (
     batches,
     demo,
     doctor,
+    gateway,
     limits,
     nodes,
     operators,
     producers,
     quarantine,
+    tokens,
     trees,
     triggers,
     views,
@@ -78,6 +80,7 @@ def _colony(
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("up", rich_help_panel=RUN)(nodes.up)
 app.command("worker", rich_help_panel=RUN)(nodes.worker)
+app.command("gateway", rich_help_panel=RUN)(gateway.gateway)
 app.command("beat", rich_help_panel=RUN)(nodes.beat)
 app.command("spawn", rich_help_panel=PRODUCE)(producers.spawn)
 app.command("batch", rich_help_panel=PRODUCE)(batches.batch)
@@ -95,6 +98,7 @@ app.command("resume", rich_help_panel=OPERATE)(operators.resume)
 app.command("drain", rich_help_panel=OPERATE)(nodes.drain)
 app.add_typer(triggers.app, name="trigger", rich_help_panel=OPERATE)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=OPERATE)
+app.add_typer(tokens.app, name="token", rich_help_panel=OPERATE)
 app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
 
 

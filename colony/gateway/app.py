@@ -1,0 +1,132 @@
+"""The app: what is made once, the layers around the routes, and how it begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from colony.errors import StoreUnavailable
+from colony.gateway import describe, problems
+from colony.gateway.auth import Doorkeeper
+from colony.gateway.colonies import Colonies
+from colony.gateway.limits import Limits
+from colony.gateway.routes import PREFIX, ROUTERS
+from colony.gateway.settings import GatewaySettings
+from colony.settings import Settings
+
+log = logging.getLogger("colony.gateway")
+
+ABOUT = """The verbs of a fleet over HTTP. A colony is a named fleet, a worker one run of an agent; it ends
+with one report. Errors are problem details (RFC 9457). Lists come in pages with cursors."""
+
+
+def create_app(
+    settings: Settings | None = None,
+    gateway: GatewaySettings | None = None,
+    *,
+    guarded: bool = True,
+) -> FastAPI:
+    """The gateway as an ASGI app; settings come from the environment where none are given.
+
+    `guarded=False` lets everybody on this machine do everything without a token, and nobody else.
+    """
+    settings, gateway = settings or Settings(), gateway or GatewaySettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        colonies = Colonies(settings, gateway)
+        app.state.colonies, app.state.gateway = colonies, gateway
+        app.state.doorkeeper = Doorkeeper(colonies, gateway, guarded)
+        app.state.ending = asyncio.Event()
+
+        def end() -> None:
+            app.state.ending.set()
+            colonies.end_streams()
+
+        try:
+            with _told_to_end(end):
+                yield
+        finally:
+            end()
+            await colonies.close()
+
+    app = FastAPI(
+        title="Colony",
+        version=_version(),
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # they load their scripts from elsewhere
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    app.add_api_route("/livez", _live, include_in_schema=False)
+    app.add_api_route("/readyz", _ready, include_in_schema=False)
+    app.add_middleware(Limits, settings=gateway)
+    problems.install(app)
+    describe.install(app)
+    return app
+
+
+async def _live() -> dict[str, bool]:
+    """The process answers."""
+    return {"ok": True}
+
+
+async def _ready(request: Request) -> JSONResponse:
+    """It can do its work: Redis answers, and it is not about to end."""
+    reasons = ["the gateway ends"] if request.app.state.ending.is_set() else []
+    try:
+        await request.app.state.colonies.ping()
+    except StoreUnavailable as error:
+        log.warning("not ready: %s", error)
+        reasons.append("Redis does not answer")
+    return JSONResponse({"ok": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+
+@contextmanager
+def _told_to_end(callback: Callable[[], None]) -> Iterator[None]:
+    """Call back when the server is told to end, before it waits for its connections: those that wait
+    for an event would keep it for ever. The server's own handlers are called as they were."""
+    ours: dict[signal.Signals, tuple[Any, Any]] = {}
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            theirs = signal.getsignal(number)
+            if callable(theirs):
+                ours[number] = (_before(loop, callback, theirs), theirs)
+                signal.signal(number, ours[number][0])
+    try:
+        yield
+    finally:
+        for number, (handler, before) in ours.items():
+            if signal.getsignal(number) is handler:
+                signal.signal(number, before)
+
+
+def _before(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[], None], theirs: Callable[..., Any]
+) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(callback)
+        theirs(number, frame)
+
+    return handle
+
+
+def _version() -> str:
+    try:
+        return version("colony")
+    except PackageNotFoundError:
+        return "0"

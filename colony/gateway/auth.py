@@ -1,0 +1,156 @@
+"""Who asks, and whether they may: before a body is read, for every route below ``/v1``.
+
+A route says which scope it needs in its OpenAPI description (`colony.gateway.describe`), and this is what is
+checked: the two cannot differ, and a route that says nothing cannot be made.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+
+from colony.definition import NAME
+from colony.errors import ColonyError, StoreUnavailable
+from colony.gateway.colonies import Colonies
+from colony.gateway.problems import Refused, status_of
+from colony.gateway.settings import GatewaySettings
+from colony.tokens import Scope, token_holder
+
+SCHEME = "token"
+"""The name of the security scheme in the OpenAPI description."""
+BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Doorkeeper:
+    """Lets a request in, or says why not. Without `guarded` everybody on this machine may do everything."""
+
+    colonies: Colonies
+    settings: GatewaySettings
+    guarded: bool = True
+
+    async def admit(self, request: Request, scope: Scope) -> str | None:
+        """The id of the token that asks; None where none is needed. Raises `Refused`."""
+        if not self.guarded:
+            _must_be_local(request)
+            return None
+        colony_id = str(request.path_params["colony"])
+        match = BEARER.fullmatch(request.headers.get("authorization", ""))
+        if match is None:
+            raise _unauthorized("give a token: Authorization: Bearer colony_…")
+        if not NAME.fullmatch(colony_id):
+            raise _unauthorized("unknown token", "invalid_token")
+        store = self.colonies.store(colony_id)
+        holder = await token_holder(store, match[1])
+        if isinstance(holder, str):
+            raise _unauthorized(f"{holder} token for colony {colony_id!r}", "invalid_token")
+        if not holder.allows(scope):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                f"this needs a token with the scope {scope.value!r}; yours has: {', '.join(holder.scopes)}",
+                headers={
+                    "WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope.value}"'
+                },
+            )
+        wait = await store.take_permit(
+            holder.token_id, rate=self.settings.rate, burst=self.settings.burst
+        )
+        if wait:
+            raise Refused(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"this token may make {self.settings.rate:g} requests a second",
+                retry_after=wait.total_seconds(),
+            )
+        return holder.token_id
+
+    async def count(self, request: Request, error: Exception) -> None:
+        """Add a refusal to the totals of the colony (``http_401``, … in ``colony stats``)."""
+        colony_id = str(request.path_params.get("colony", ""))
+        if NAME.fullmatch(colony_id):
+            try:
+                await self.colonies.store(colony_id).tally(f"http_{status_of(error)}")
+            except StoreUnavailable:
+                pass  # the answer matters more than its count
+
+
+def _unauthorized(detail: str, error: str = "") -> Refused:
+    challenge = f'Bearer realm="colony"{error and f", error={chr(34)}{error}{chr(34)}"}'
+    return Refused(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})
+
+
+def _must_be_local(request: Request) -> None:
+    """Without tokens, a page in a browser of this machine is nobody who may ask."""
+    origin = request.headers.get("origin")
+    hosts = [request.client and request.client.host, request.url.hostname]
+    if origin is not None:
+        hosts.append(urlsplit(origin).hostname)
+    if not all(is_loopback(host or "") for host in hosts):
+        raise Refused(
+            HTTPStatus.FORBIDDEN, "a gateway without tokens answers this machine alone, by its name"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nobody else can reach it there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _JsonRequest(Request):
+    """A request whose JSON is read strictly: no NaN, no lone surrogates, no endless nesting."""
+
+    async def json(self) -> Any:
+        try:
+            return from_json(await self.body(), allow_inf_nan=False)
+        except ValueError as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
+
+
+class GuardedRoute(APIRoute):
+    """A route that asks the app's `Doorkeeper` first, and then for JSON where it takes a body."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler behind its guard."""
+        inner = super().get_route_handler()
+        [security] = (self.openapi_extra or {})["security"]
+        scope = Scope(security[SCHEME][0])
+
+        async def guarded(request: Request) -> Response:
+            doorkeeper: Doorkeeper = request.app.state.doorkeeper
+            try:
+                request.state.caller = await doorkeeper.admit(request, scope)
+                if self.body_field is not None:
+                    _must_be_json(request)
+                return await inner(_JsonRequest(request.scope, request.receive))
+            except (ColonyError, HTTPException, RequestValidationError) as error:
+                await doorkeeper.count(request, error)
+                raise
+
+        return guarded
+
+
+def _must_be_json(request: Request) -> None:
+    given = request.headers.get("content-type")
+    has_length = request.headers.get("content-length", "0") != "0"
+    if given is None and not has_length and "transfer-encoding" not in request.headers:
+        return  # no body: whether it may be left out is the route's business
+    message = Message()
+    message["content-type"] = given or ""
+    if given is None or message.get_content_type() != "application/json":
+        raise Refused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "the body must be JSON: Content-Type: application/json",
+        )

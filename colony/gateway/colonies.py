@@ -1,0 +1,95 @@
+"""The colonies that a gateway has open: a runtime and a feed of events each, made when first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from colony.gateway.feed import Feed
+from colony.gateway.problems import Refused
+from colony.gateway.settings import GatewaySettings
+from colony.operations import unknown_colony
+from colony.runtime import ColonyRuntime
+from colony.settings import Settings
+from colony.store import Link, Store
+
+
+@dataclass(slots=True)
+class Open:
+    """One colony, and how many use it now."""
+
+    runtime: ColonyRuntime
+    feed: Feed
+    users: int = 0
+
+
+class Colonies:
+    """Use it as ``async with``. At most `max_colonies` are open; the longest idle one makes room."""
+
+    def __init__(self, settings: Settings, gateway: GatewaySettings) -> None:
+        self._settings = settings
+        self._gateway = gateway
+        self._link = Link(settings.redis_url, patience=settings.connect_timeout)
+        self._open: dict[str, Open] = {}  # the longest idle first
+        self._opening = asyncio.Lock()
+
+    def store(self, colony_id: str) -> Store:
+        """The keys of a colony, open or not: for tokens and counters."""
+        return Store(self._link, colony_id)
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` while Redis does not answer."""
+        await self._link.call("PING")
+
+    @asynccontextmanager
+    async def using(self, colony_id: str) -> AsyncIterator[Open]:
+        """A colony, kept open at least until the block ends. Raises `UnknownColony`."""
+        async with self._opening:
+            found = self._open.get(colony_id) or await self._made(colony_id)
+            found.users += 1
+        try:
+            yield found
+        finally:
+            found.users -= 1
+            if colony_id in self._open:
+                self._open[colony_id] = self._open.pop(colony_id)
+
+    def streams(self) -> int:
+        """How many readers of events there are."""
+        return sum(each.feed.readers for each in self._open.values())
+
+    def end_streams(self) -> None:
+        """The gateway ends: nobody waits for another event."""
+        for each in self._open.values():
+            each.feed.end("the gateway ends; connect again")
+
+    async def close(self) -> None:
+        """Close all of them."""
+        while self._open:
+            await self._close(self._open.popitem()[1])
+        await self._link.close()
+
+    async def _made(self, colony_id: str) -> Open:
+        if "id" not in await self.store(colony_id).face():
+            raise unknown_colony(colony_id)
+        if len(self._open) >= self._gateway.max_colonies:
+            idle = next((name for name, each in self._open.items() if not each.users), None)
+            if idle is None:
+                raise Refused(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "this gateway has as many colonies open as it may",
+                    retry_after=5,
+                )
+            await self._close(self._open.pop(idle))
+        runtime = await ColonyRuntime(colony_id, settings=self._settings).__aenter__()
+        feed = Feed(self.store(colony_id), self._gateway.stream_buffer)
+        self._open[colony_id] = Open(runtime, feed)
+        return self._open[colony_id]
+
+    @staticmethod
+    async def _close(each: Open) -> None:
+        await each.feed.close()
+        await each.runtime.__aexit__(None, None, None)
