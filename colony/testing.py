@@ -115,6 +115,10 @@ class Node:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+_COLONY_IDS: dict[tuple[str, Path | None, frozenset[tuple[str, str]]], str] = {}
+"""What a child process, which takes a second to import Colony, has said already."""
+
+
 class Fleet:
     """Redis, nodes and a runtime for one definition. Use it as ``async with``.
 
@@ -134,6 +138,7 @@ class Fleet:
     ) -> None:
         self.definition = definition
         self.nodes: list[Node] = []
+        self.beats: list[Node] = []
         self.redis_url = redis_url or ""
         self._wanted, self._concurrency, self._pool, self._cwd = nodes, concurrency, pool, cwd
         self._settings = _variables(settings)
@@ -157,12 +162,13 @@ class Fleet:
             if not self.redis_url:
                 self.redis_url = self._stack.enter_context(redis_for_tests())
             self._logs = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+            self._stack.push_async_callback(self._end_nodes)
+            first = [self.start_node() for _ in range(self._wanted)]
             self._colony_id = await asyncio.to_thread(self._ask_colony_id)
             self._runtime = await self._stack.enter_async_context(
                 ColonyRuntime(self._colony_id, settings=self._producer_settings())
             )
-            self._stack.push_async_callback(self._end_nodes)
-            await self.add_nodes(self._wanted)
+            await self._until_ready(first)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -182,11 +188,14 @@ class Fleet:
     async def add_nodes(self, count: int = 1, **settings: str) -> list[Node]:
         """Start nodes and wait until they are ready to claim. `settings` are for these nodes alone."""
         made = [self.start_node(**settings) for _ in range(count)]
-        for node in made:
+        await self._until_ready(made)
+        return made
+
+    async def _until_ready(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
             await wait_until(
                 partial(self._is_ready, node), START_SECONDS, what=f"node {node.pid} is ready"
             )
-        return made
 
     def start_node(self, **settings: str) -> Node:
         """Start one node, with settings of its own, and do not wait for it."""
@@ -198,6 +207,14 @@ class Fleet:
         self.nodes.append(node)
         return node
 
+    def start_beat(self, module: str = "colony.cli", *arguments: str) -> Node:
+        """Start a beat; with `module`, that is run in place of ``colony beat``."""
+        command = [sys.executable, "-m", module, *(arguments or ("beat", self.definition))]
+        env = self._env() | {"COLONY_APP": self.definition}
+        beat = Node(command, env, self._cwd, self._logs / f"beat-{len(self.beats)}.log")
+        self.beats.append(beat)
+        return beat
+
     def _is_ready(self, node: Node) -> bool:
         if node.process.poll() is not None:
             raise AssertionError(
@@ -206,11 +223,12 @@ class Fleet:
         return " ready." in node.tail(200)
 
     async def _end_nodes(self) -> None:
-        for node in self.nodes:
+        processes = [*self.beats, *self.nodes]
+        for node in processes:
             if node.process.poll() is None:
                 node.thaw()
                 node.terminate()
-        await asyncio.gather(*(asyncio.to_thread(self._end_node, node) for node in self.nodes))
+        await asyncio.gather(*(asyncio.to_thread(self._end_node, node) for node in processes))
 
     @staticmethod
     def _end_node(node: Node) -> None:
@@ -235,6 +253,13 @@ class Fleet:
         return Settings(**{"redis_url": self.redis_url, **given})  # type: ignore[arg-type]
 
     def _ask_colony_id(self) -> str:
+        """Asked once for all fleets of one definition and one environment of theirs."""
+        asker = self.definition, self._cwd, frozenset(self._settings.items())
+        if asker not in _COLONY_IDS:
+            _COLONY_IDS[asker] = self._load_colony_id()
+        return _COLONY_IDS[asker]
+
+    def _load_colony_id(self) -> str:
         code = "import sys; from colony.definition import load_colony; print(load_colony(sys.argv[1]).name)"
         asked = subprocess.run(
             [sys.executable, "-c", code, self.definition],

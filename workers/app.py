@@ -49,7 +49,7 @@ def make_app(settings: Settings) -> Celery:
         },
         redbeat_redis_url=settings.queue_url,
         redbeat_key_prefix=f"colony.{colony.name}.beat:",
-        redbeat_lock_timeout=10,
+        redbeat_lock_timeout=6,
         colony_tracer_threads=settings.tracer_threads,
         colony_drain_grace_seconds=settings.drain_grace.total_seconds(),
     )
