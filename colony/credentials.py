@@ -47,7 +47,7 @@ VALUES_REMEMBERED = 8
 ALIAS = r"[a-zA-Z0-9][a-zA-Z0-9_.@-]{0,63}"
 BUILT_IN = ("env", "file")
 
-T = TypeVar("T", bound=JsonValue)
+T = TypeVar("T", bound=JsonValue | dict[str, JsonValue])
 
 
 class Vault(Protocol):

@@ -315,8 +315,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         worker_id: str | None = None,
     ) -> Subscription:
         """Call `handler` (sync or async) for every event from now on, until ``close()``."""
-        face = await self._store.face()
-        now = f"{face.get('generation', 1)}-{face.get('events', 0)}"
+        now = await self._store.latest_event()
         events = self.events(types=types, stream_id=stream_id, worker_id=worker_id, after=now)
         return Subscription(events, handler)
 

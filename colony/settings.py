@@ -119,6 +119,12 @@ class Settings(BaseSettings):
         description="The largest message of a foreign producer (colony.spawn, …) that a node reads; a larger "
         "one is refused unread.",
     )
+    credential_ttl: Duration = Field(
+        timedelta(seconds=30),
+        ge=timedelta(0),
+        description="How long a node uses a credential's value before it reads it again; a rotated secret is "
+        "seen so much later at most.",
+    )
     tool_threads: int = Field(
         64, ge=1, description="Threads of a node for synchronous tools (hung ones are replaced)."
     )

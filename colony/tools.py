@@ -10,14 +10,19 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import docstring_parser
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, create_model
 
-from colony.errors import DefinitionError
+from colony.errors import CredentialError, DefinitionError
 
 Progress = Callable[[str, Mapping[str, JsonValue]], Awaitable[None]]
+
+
+def _unknown(alias: str) -> NoReturn:
+    raise CredentialError(f"there is no account {alias!r}: no worker runs here")
+
 
 RESERVED = frozenset({"report_to_parent", "run_parallel_workers", "delegate_task"})
 """Names of tools that Colony itself offers."""
@@ -50,6 +55,19 @@ class ToolContext:
         """The same for a synchronous tool: returns at once, from any thread."""
         self._schedule(self._progress(message, data))
 
+    async def credential(self, alias: str) -> SecretStr:
+        """The secret of an account (`colony.credentials`), as it is now: ``.get_secret_value()``.
+
+        Raises `CredentialError`, which the model may be told: it holds no value. Ask for it where you use it.
+        """
+        return await self._credential(alias)
+
+    def credential_threadsafe(self, alias: str) -> SecretStr:
+        """The same for a synchronous tool: waits in its thread."""
+        return self._credential_threadsafe(alias)
+
+    _credential: Callable[[str], Awaitable[SecretStr]] = field(default=_unknown, repr=False)
+    _credential_threadsafe: Callable[[str], SecretStr] = field(default=_unknown, repr=False)
     _schedule: Callable[[Awaitable[None]], None] = field(default=lambda _: None, repr=False)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pydantic_ai.models import Model
 
+from colony.credentials import Keyring
 from colony.definition import AgentSpec
 from colony.errors import StaleToken, StoreUnavailable
 from colony.store import Ring, Store
@@ -35,6 +36,7 @@ class Host:
     threads: ToolThreads
     ear: Ear
     models: Models
+    keyring: Keyring
 
     @classmethod
     def open(cls, context: NodeContext) -> Host:
@@ -44,7 +46,9 @@ class Host:
         ear.start()
         settings = context.settings
         models = Models(max_connections=2 * settings.concurrency)
-        return cls(context, store, ToolThreads(settings.tool_threads), ear, models)
+        colony = context.colony
+        keyring = Keyring(colony.credentials, colony.vaults, ttl=settings.credential_ttl)
+        return cls(context, store, ToolThreads(settings.tool_threads), ear, models, keyring)
 
     async def ring(self, rings: Sequence[Ring]) -> None:
         """Ring doorbells, off the loop; those that cannot be sent are rung again by a janitor."""

@@ -144,6 +144,7 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             remaining=_countdown(claim.remaining),
             soft_remaining=_countdown(claim.soft_remaining),
             offspring=offspring,
+            accounts=host.keyring.accounts(spec.accounts),
             fence=lambda: host.still_owns(running),
             draining=lambda: host.context.drain.begun,
             sleep=host.context.drain.sleep,

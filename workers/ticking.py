@@ -37,9 +37,14 @@ class Tick(CoroutineTask):
 async def look_at_timers(
     context: NodeContext, store: Store, ring: Callable[[Sequence[Ring]], Awaitable[None]]
 ) -> None:
-    """Fire what is due, with this node's definition and connections."""
+    """Fire what is due."""
+    await ring_timers(firing_of(context, store), ring)
+
+
+def firing_of(context: NodeContext, store: Store) -> Firing:
+    """Fires with this node's definition and connections."""
     colony, settings = context.colony, context.settings
     config = colony.config
     limits = Limits(config.max_task_bytes, config.max_data_bytes, frozenset(colony.agents))
     spawner = Spawner(store, context.doorbells(), settings.ring_again_after, colony.default_agent)
-    await ring_timers(Firing(spawner, limits, config, settings.stop_grace), ring)
+    return Firing(spawner, limits, config, settings.stop_grace)

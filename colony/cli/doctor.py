@@ -20,8 +20,9 @@ from colony.cli.durations import short_duration
 from colony.cli.findings import Finding, Level
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
 from colony.cli.output import emit_json, one_line, plain, say
+from colony.credentials import Keyring
 from colony.definition import Colony, load_colony
-from colony.errors import ColonyError
+from colony.errors import ColonyError, CredentialError
 from colony.models import FleetStats, NodeInfo
 from colony.operations import list_colonies
 from colony.runtime import ColonyRuntime
@@ -31,6 +32,7 @@ LONG_WAIT_SECONDS = 60.0
 LAG_SECONDS = 1.0
 SILENT_SECONDS = 10.0
 REJECTED_SHOWN = 5
+VAULT_SECONDS = 5.0
 
 
 def doctor(
@@ -91,6 +93,8 @@ async def diagnose(
     if definition is not None:
         loaded, finding = _load(definition)
         yield finding
+        for finding in await _credentials(loaded):
+            yield finding
     reachable = True
     for role, url in {"Redis": settings.redis_url, "broker": settings.broker_url}.items():
         if url is None or (role == "broker" and url == settings.redis_url):
@@ -121,6 +125,31 @@ def _load(path: str) -> tuple[Colony | None, Finding]:
         f"{path} is colony {loaded.name}, version {loaded.version}; agents {agents}; "
         f"{len(loaded.tools)} tools",
     )
+
+
+async def _credentials(loaded: Colony | None) -> list[Finding]:
+    """Which references resolve on this machine: names only."""
+    if loaded is None or not loaded.credentials:
+        return []
+    keyring = Keyring(loaded.credentials, loaded.vaults)
+    found = await asyncio.gather(*(_problem_of(keyring, alias) for alias in loaded.credentials))
+    problems = [problem for problem in found if problem is not None]
+    if not problems:
+        aliases = ", ".join(loaded.credentials)
+        return [Finding("credentials", Level.OK, f"all resolve on this machine: {aliases}")]
+    remedy = "nodes must resolve it: set the variable, or mount the file, where they start"
+    return [Finding("credentials", Level.WARNING, problem, remedy) for problem in problems]
+
+
+async def _problem_of(keyring: Keyring, alias: str) -> str | None:
+    try:
+        async with asyncio.timeout(VAULT_SECONDS):
+            await keyring.value(alias)
+    except CredentialError as error:
+        return str(error)
+    except TimeoutError:
+        return f"account {alias!r}: its vault did not answer within {VAULT_SECONDS:g} s"
+    return None
 
 
 async def _examine_colony(

@@ -152,6 +152,11 @@ class Reads(StoreBase):
         """What the definition says of itself: version, limits, agents, goal. Empty when unknown."""
         return pairs(await self._hash(self.keys("meta")))
 
+    async def latest_event(self) -> str:
+        """The id of the latest event that was written."""
+        found = await self.link.call("HMGET", self.keys("meta"), "generation", "events")
+        return f"{found[0] or 1}-{found[1] or 0}"
+
     async def rejected(self, limit: int) -> list[Rejected]:
         """Messages that were set aside, newest first."""
         raw = await self.link.call("LRANGE", self.keys("rejected"), 0, limit - 1)

@@ -81,6 +81,7 @@ class TriggerKeeping(StoreBase):
         route: str = "",
         times: Times | None = None,
         declared: str = "",
+        cursor: str = "",
     ) -> Sequence[str]:
         """Keep a trigger. The answers are those of ``lua/put_trigger.lua``."""
         reply = await self.run(
@@ -94,6 +95,7 @@ class TriggerKeeping(StoreBase):
             *(("", 0, 0) if times is None else (times.digest, times.due, times.slot)),
             declared,
             MAX_TRIGGERS,
+            cursor,
         )
         return [str(word) for word in reply]
 
@@ -122,6 +124,23 @@ class TriggerKeeping(StoreBase):
     async def timers_held(self) -> bool:
         """Whether all timers are held."""
         return await self.link.call("HGET", self.keys("meta"), "timers_paused") is not None
+
+    async def watchers(self) -> list[tuple[str, str, str]]:
+        """The triggers that events fire: id, specification (JSON), cursor ("" where it has none yet)."""
+        ids = list(await self.link.call("SMEMBERS", self.keys("watchers")))
+        found = await asyncio.gather(*(self._watcher(trigger_id) for trigger_id in sorted(ids)))
+        return [watcher for watcher in found if watcher[1]]
+
+    async def _watcher(self, trigger_id: str) -> tuple[str, str, str]:
+        spec, cursor = await asyncio.gather(
+            self.trigger_spec(trigger_id),
+            self.link.call("HGET", self.keys("trigger", trigger_id), "cursor"),
+        )
+        return trigger_id, spec or "", str(cursor or "")
+
+    async def set_cursor(self, trigger_id: str, cursor: str) -> None:
+        """Up to where a trigger has seen the events."""
+        await self.run("set_cursor", trigger_id, cursor)
 
     async def set_timer(self, trigger_id: str, *, due: int, slot: int) -> None:
         """Set a timer's next time, if it has one."""

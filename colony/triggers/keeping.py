@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from colony.errors import InvalidTrigger, UnknownColony
 from colony.store import Store
 from colony.store.triggers import Times
-from colony.triggers.spec import TimerConfig, TriggerSpec
+from colony.triggers.spec import EventConfig, TimerConfig, TriggerSpec
 
 
 async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> None:
@@ -29,6 +29,7 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
         if spec.timer is None
         else _first_times(spec.id, spec.timer, await store.now_ms()),
         declared=_digest(text) if declared else "",
+        cursor="" if spec.event is None else await watched(store, spec.event).latest_event(),
     )
     match reply:
         case ["route", owner]:
@@ -50,6 +51,11 @@ async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
     for trigger_id in await store.declared_triggers():
         if trigger_id not in wanted:
             await store.remove_trigger(trigger_id, undeclared=True)
+
+
+def watched(store: Store, config: EventConfig) -> Store:
+    """The colony whose events are watched."""
+    return Store(store.link, config.colony or store.colony_id)
 
 
 def next_times(trigger_id: str, timer: TimerConfig, now: int) -> tuple[int, int]:

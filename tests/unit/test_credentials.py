@@ -96,7 +96,7 @@ def test_a_definition_refuses_what_contradicts_itself() -> None:
     two = [credential("env:A"), credential("env:B")]
     with pytest.raises(DefinitionError, match="two credentials have the alias 'work'"):
         Colony("c", agent=AgentSpec("test"), credentials=two)
-    with pytest.raises(DefinitionError, match="agent 'agent'.*accounts.*home.*there are: work"):
+    with pytest.raises(DefinitionError, match=r"agent 'agent'.*accounts.*home.*there are: work"):
         Colony("c", agent=AgentSpec("test", accounts=["home"]), credentials=two[:1])
 
 
@@ -145,7 +145,7 @@ async def test_an_agent_has_no_other_accounts_than_its_own() -> None:
     known = {a: credential("safe:token", a) for a in ("work", "home")}
     accounts = Keyring(known, {"safe": Safe(token=PLANTED)}).accounts(["home"])
     assert (await accounts.value("home")).get_secret_value() == PLANTED
-    with pytest.raises(CredentialError, match="no account 'work' for this agent.*: home"):
+    with pytest.raises(CredentialError, match=r"no account 'work' for this agent.*: home"):
         await accounts.value("work")
 
 

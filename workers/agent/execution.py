@@ -10,12 +10,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, SecretStr
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
+from pydantic_core import to_jsonable_python
 
 from colony.errors import StaleToken
 from colony.models import EventType
@@ -42,7 +44,7 @@ async def execute(
     run: AgentRun, call: ToolCallPart, tool: Tool, arguments: Mapping[str, Any]
 ) -> tuple[ToolReturnPart, timedelta | None]:
     """Make one call within its limits: its result, and how long to park if its tool asks."""
-    limit = run.at_most(tool.timeout)
+    limit, redact = run.at_most(tool.timeout), run.accounts.redacted
     try:
         value = await _within_limits(run, call, tool, arguments, limit)
     except GivenUp:
@@ -50,10 +52,12 @@ async def execute(
     except (ParkForChildren, StaleToken):
         raise
     except Park as park:
-        return results.returned(call, park.result, run.max_tool_result_bytes), park.duration
+        shown = results.returned(call, park.result, run.max_tool_result_bytes, redact)
+        return shown, park.duration
     except Exception as error:  # noqa: BLE001 - the boundary of the tool: the model is told
-        return results.failed(call, _described(error, run.max_tool_result_bytes)), None
-    return results.returned(call, value, run.max_tool_result_bytes), None
+        words = cut(redact(_described(error)), run.max_tool_result_bytes)
+        return results.failed(call, words), None
+    return results.returned(call, value, run.max_tool_result_bytes, redact), None
 
 
 def _timed_out(tool: Tool, limit: float) -> str:
@@ -62,9 +66,9 @@ def _timed_out(tool: Tool, limit: float) -> str:
     return f"timed out after {limit:g} s; it may or may not have had its effect"
 
 
-def _described(error: Exception, max_bytes: int) -> str:
+def _described(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, ToolEscaped) and error.__cause__ else error
-    return cut(words_of(cause), max_bytes)
+    return words_of(cause)
 
 
 async def _within_limits(
@@ -128,18 +132,24 @@ def _forget(task: asyncio.Task[Any]) -> None:
 
 def _context(run: AgentRun, call: ToolCallPart) -> ToolContext:
     worker = run.worker
-    loop = asyncio.get_running_loop()
+    loop, here = asyncio.get_running_loop(), threading.current_thread()
 
     async def progress(message: str, data: Mapping[str, JsonValue]) -> None:
         where = {"tool": call.tool_name, "tool_call_id": call.tool_call_id}
-        told = {**where, "message": message, "data": dict(data)}
-        await run.journal.tell(EventType.PROGRESS, told)
+        said: dict[str, JsonValue] = to_jsonable_python({"message": message, "data": dict(data)})
+        told = run.accounts.redacted(said)
+        await run.journal.tell(EventType.PROGRESS, {**where, **told})
 
     def schedule(telling: Awaitable[None]) -> None:
         async def tell() -> None:
             await telling
 
         asyncio.run_coroutine_threadsafe(tell(), loop)
+
+    def credential_of(alias: str) -> SecretStr:
+        if threading.current_thread() is here:
+            raise RuntimeError("credential_threadsafe would block: await ctx.credential(…) instead")
+        return asyncio.run_coroutine_threadsafe(run.accounts.value(alias), loop).result()
 
     return ToolContext(
         worker_id=worker.worker_id,
@@ -152,5 +162,7 @@ def _context(run: AgentRun, call: ToolCallPart) -> ToolContext:
         deadline=worker.deadline,
         remaining=run.remaining(),
         _progress=progress,
+        _credential=run.accounts.value,
         _schedule=schedule,
+        _credential_threadsafe=credential_of,
     )

@@ -29,7 +29,7 @@ from workers.agent.background import holds_back, tell_ended, wait_for_units
 from workers.agent.checkpoints import answer_step
 from workers.agent.limits import limit_reached, timed_out
 from workers.agent.outcome import HandedOver, Outcome, Parked, Reported, Waiting
-from workers.agent.prompts import first_request
+from workers.agent.prompts import accounts_prompt, first_request
 from workers.agent.report import (
     REPORT_TOOL,
     from_filed,
@@ -61,7 +61,8 @@ async def run_agent(run: AgentRun) -> Outcome:
         return from_text(None, run.max_report_bytes, ReportStatus.FAILED, error=str(error))
     transcript.requests = max(run.worker.requests, len(transcript.responses))
     if not transcript.messages:
-        request = first_request(run.goal, run.spec, run.worker.task, run.worker.data)
+        accounts = accounts_prompt(run.accounts.known.values(), run.tools.values())
+        request = first_request(run.goal, run.spec, run.worker.task, run.worker.data, accounts)
         transcript.add_request(request)
     parameters = request_parameters(run.tools, transcript.instructions)
     outcome = await _resume(run, transcript)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 
+from colony.credentials import Account
 from colony.definition import AgentSpec
+from colony.tools import Tool
 from workers.agent.report import REPORT_TOOL
+
+ACCOUNTS = """\
+# Connected integrations
+
+You can act through these accounts. Name one by its alias; the tools find its secret by themselves, and you \
+never need, ask for or repeat one."""
+
+WHICH_ONE = (
+    "Use the one that your task names. If it names none and it matters which, do not guess: report what you "
+    "would need to know."
+)
 
 HOW_TO_END = f"""\
 You work alone: nobody reads what you write before you have ended, and nobody answers questions.
@@ -19,17 +32,43 @@ conversation; and in data what a program should read."""
 
 
 def first_request(
-    goal: str, spec: AgentSpec, task: str, data: Mapping[str, JsonValue]
+    goal: str, spec: AgentSpec, task: str, data: Mapping[str, JsonValue], accounts: str = ""
 ) -> ModelRequest:
     """The request a worker begins with; made once, then only ever read back from the store."""
     prompt = UserPromptPart(task_prompt(task, data))
-    return ModelRequest([prompt], instructions=instructions(goal, spec), timestamp=prompt.timestamp)
+    said = instructions(goal, spec, accounts)
+    return ModelRequest([prompt], instructions=said, timestamp=prompt.timestamp)
 
 
-def instructions(goal: str, spec: AgentSpec) -> str:
-    """The system prompt: the colony's goal, the agent's instructions, and how to end."""
+def instructions(goal: str, spec: AgentSpec, accounts: str = "") -> str:
+    """The system prompt: the colony's goal, the accounts, the agent's instructions, and how to end."""
     stated = f"The goal of the colony you work for: {goal.strip()}" if goal.strip() else ""
-    return "\n\n".join(text for text in (stated, spec.instructions.strip(), HOW_TO_END) if text)
+    texts = (stated, accounts, spec.instructions.strip(), HOW_TO_END)
+    return "\n\n".join(text for text in texts if text)
+
+
+def accounts_prompt(accounts: Iterable[Account], tools: Iterable[Tool]) -> str:
+    """Which accounts there are, by provider, and the offered tools that use them; empty for none."""
+    by_provider: dict[str, list[Account]] = {}
+    for account in accounts:
+        by_provider.setdefault(account.provider, []).append(account)
+    using = {p: [tool.name for tool in tools if tool.provider == p] for p in by_provider}
+    blocks = [_of_provider(p, known, using[p]) for p, known in by_provider.items()]
+    return "\n\n".join([ACCOUNTS, *blocks]) if blocks else ""
+
+
+def _of_provider(provider: str, accounts: Sequence[Account], tools: Sequence[str]) -> str:
+    use = f' (use account="<alias>" with: {", ".join(tools)})' if tools else ""
+    lines = [f"## {provider}{use}", *map(_line, accounts)]
+    if len(accounts) > 1:
+        lines.append(WHICH_ONE)
+    return "\n".join(lines)
+
+
+def _line(account: Account) -> str:
+    identity = ", ".join(f"{key} {value}" for key, value in account.identity.items())
+    about = ". ".join(text for text in (identity, account.description.strip()) if text)
+    return f"- {account.alias}: {about}" if about else f"- {account.alias}"
 
 
 def task_prompt(task: str, data: Mapping[str, JsonValue]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import pydantic_core
@@ -18,15 +18,26 @@ UNKNOWN_OUTCOME = (
 )
 
 
-def returned(call: ToolCallPart, value: Any, max_bytes: int) -> ToolReturnPart:
+Redact = Callable[[JsonValue], JsonValue]
+"""Takes out of a JSON value what nobody is to read."""
+
+
+def as_it_is(content: JsonValue) -> JsonValue:
+    """Nothing to take out."""
+    return content
+
+
+def returned(
+    call: ToolCallPart, value: Any, max_bytes: int, redact: Redact = as_it_is
+) -> ToolReturnPart:
     """The result of a call that returned; a failed one where the value cannot be shown as JSON."""
     try:
-        content = shown(value, max_bytes)
+        content = shown(value, max_bytes, redact)
     except (ValueError, TypeError, RecursionError) as error:
         return failed(
             call,
             f"the call ended, but its result, of type {type(value).__name__}, cannot be shown as "
-            f"JSON ({cut(str(error), 200)})",
+            f"JSON ({cut(str(redact(str(error))), 200)})",
         )
     return ToolReturnPart(call.tool_name, content, call.tool_call_id)
 
@@ -66,19 +77,17 @@ def invalid_arguments(call: ToolCallPart, error: ValidationError) -> ToolReturnP
     )
 
 
-def shown(value: Any, max_bytes: int) -> JsonValue:
+def shown(value: Any, max_bytes: int, redact: Redact = as_it_is) -> JsonValue:
     """`value` as JSON, or the beginning of its text where that is longer than `max_bytes`.
 
     Infinity and NaN become strings, as JSON has no such numbers. Raises `ValueError` for what
     has no JSON form.
     """
     if isinstance(value, str):
-        return _bounded(storable(value), max_bytes)
-    text = _json(value)
-    if len(text.encode()) > max_bytes:
-        return _bounded(text, max_bytes)
-    decoded: JsonValue = json.loads(text)
-    return decoded
+        return _bounded(str(redact(storable(value))), max_bytes)
+    content = redact(json.loads(_json(value)))
+    text = _json(content)
+    return _bounded(text, max_bytes) if len(text.encode()) > max_bytes else content
 
 
 def _json(value: Any) -> str:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pydantic_ai.models import Model
 
 from colony.conversation import Part
+from colony.credentials import NO_ACCOUNTS, Accounts
 from colony.definition import AgentSpec
 from colony.models import WorkerRecord
 from colony.tools import Tool
@@ -35,6 +36,7 @@ class AgentRun:
     deadline: None without one, zero or less once it has passed; `soft_remaining` likewise for the
     soft deadline. `offspring` is None where the agent may not spawn. `sleep` is how a retry waits.
     `draining`: no new call is to be begun; `run_agent` then ends as `HandedOver`.
+    `accounts` are those that the agent may use; what tools say is written without their secrets.
     `fence` is awaited before each call to a model or a tool: it returns when the worker surely is
     ours, and raises `StaleToken` when it is not any more.
     """
@@ -53,6 +55,7 @@ class AgentRun:
     max_report_bytes: int
     soft_remaining: Callable[[], timedelta | None] = lambda: None
     offspring: Offspring | None = None
+    accounts: Accounts = NO_ACCOUNTS
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     fence: Callable[[], Awaitable[None]] = no_fence
     draining: Callable[[], bool] = lambda: False

@@ -20,6 +20,7 @@ from colony.events import Filter, position_of, read_events
 from colony.models import Event, EventType, Subscription, to_ms
 from colony.store import Store
 from colony.store.deliveries import NewDelivery
+from colony.triggers import EventConfig
 
 PAGE = 500
 PAGES = 4
@@ -52,7 +53,7 @@ async def _catch_up(
     store: Store, cursor: str, latest: str, subscriptions: list[Subscription]
 ) -> None:
     for _ in range(PAGES):
-        page = await _read(store, cursor, latest)
+        page = await read_page(store, cursor, latest)
         subscriptions = [
             s
             for s in subscriptions
@@ -63,7 +64,7 @@ async def _catch_up(
         cursor = page.to
 
 
-async def _read(store: Store, cursor: str, latest: str) -> Page:
+async def read_page(store: Store, cursor: str, latest: str) -> Page:
     """A page from behind the cursor. One that ends the log also passes `latest`, which was read before."""
     events: list[tuple[str, Event]] = []
     at = cursor
@@ -88,12 +89,12 @@ def deliveries_of(
     ]
 
 
-def wants(subscription: Subscription, event: Event) -> bool:
-    """Whether an event is one of those that are subscribed to."""
-    if subscription.types and event.type not in subscription.types:
+def wants(what: Subscription | EventConfig, event: Event) -> bool:
+    """Whether an event is one of those that are meant."""
+    if what.types and event.type not in what.types:
         return False
     whole = event.model_dump()
-    return all(_stands(whole, path, value) for path, value in subscription.where.items())
+    return all(_stands(whole, path, value) for path, value in what.where.items())
 
 
 def _stands(whole: JsonValue, path: str, expected: JsonValue) -> bool:

@@ -1,7 +1,7 @@
 -- Keep a trigger, new or changed. A timer whose times have not changed keeps its next time.
 -- ARGV: 1 id, 2 specification (JSON), 3 type, 4 max_concurrent or '', 5 policy, 6 route or '', 7 digest of its times or '',
 --       8 first due ms, 9 first slot ms, 10 digest of its declaration, or '' when it was put by hand,
---       11 how many triggers a colony may have
+--       11 how many triggers a colony may have, 12 the latest event it is not to fire upon, or ''
 -- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}
 local id = ARGV[1]
 if redis.call('HEXISTS', K.meta, 'id') == 0 then return {'unknown_colony'} end
@@ -26,6 +26,7 @@ elseif old[2] ~= ARGV[7] then
   redis.call('HSET', K.trigger(id), 'slot', ARGV[9])
   if redis.call('HGET', K.trigger(id), 'paused') ~= '1' then redis.call('ZADD', K.timers, ARGV[8], id) end
 end
+if ARGV[12] ~= '' then redis.call('HSETNX', K.trigger(id), 'cursor', ARGV[12]) end
 if ARGV[3] == 'event' then redis.call('SADD', K.watchers, id) else redis.call('SREM', K.watchers, id) end
 if ARGV[10] ~= '' then redis.call('HSET', K.declared, id, ARGV[10]) end
 if ARGV[5] == 'queue' and ARGV[4] ~= '' then

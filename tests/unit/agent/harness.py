@@ -12,6 +12,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models import Model, ModelRequestParameters
 
 from colony.conversation import Filed, Part, Step, dump_parts, load_parts
+from colony.credentials import NO_ACCOUNTS, Accounts
 from colony.definition import AgentSpec
 from colony.models import WorkerRecord, WorkerState
 from colony.testing_model import ScriptedModel, ScriptItem
@@ -88,6 +89,7 @@ class Harness:
         draining: Callable[[], bool] = lambda: False,
         journal: MemoryJournal | None = None,
         offspring: Offspring | None = None,
+        accounts: Accounts = NO_ACCOUNTS,
         max_tool_result_bytes: int = 65_536,
         max_report_bytes: int = 262_144,
         **spec_options: Any,
@@ -114,6 +116,7 @@ class Harness:
                 remaining=remaining,
                 soft_remaining=soft_remaining,
                 offspring=offspring,
+                accounts=accounts,
                 max_tool_result_bytes=max_tool_result_bytes,
                 max_report_bytes=max_report_bytes,
                 sleep=self._sleep,
