@@ -126,7 +126,7 @@ class TriggerKeeping(StoreBase):
         return await self.link.call("HGET", self.keys("meta"), "timers_paused") is not None
 
     async def watchers(self) -> list[tuple[str, str, str]]:
-        """The triggers that events fire: id, specification (JSON), cursor ("" where it has none yet)."""
+        """The triggers that events fire: id, specification (JSON), cursor."""
         ids = list(await self.link.call("SMEMBERS", self.keys("watchers")))
         found = await asyncio.gather(*(self._watcher(trigger_id) for trigger_id in sorted(ids)))
         return [watcher for watcher in found if watcher[1]]
@@ -136,7 +136,7 @@ class TriggerKeeping(StoreBase):
             self.trigger_spec(trigger_id),
             self.link.call("HGET", self.keys("trigger", trigger_id), "cursor"),
         )
-        return trigger_id, spec or "", str(cursor or "")
+        return trigger_id, spec or "", str(cursor)
 
     async def set_cursor(self, trigger_id: str, cursor: str) -> None:
         """Up to where a trigger has seen the events."""

@@ -1,0 +1,89 @@
+"""From the event log of a colony, this one's or another's, to the triggers that events fire.
+
+Any node may do it, at any time. A trigger's cursor is moved after its fires, which are known by the
+event's id: one who dies between, or comes second, fires nothing twice. Loops are refused: a trigger
+never fires upon an event of a worker in whose lineage it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from colony.errors import (
+    ColonyError,
+    SpawnRefused,
+    StoreUnavailable,
+    TriggerBusy,
+    TriggerPaused,
+    UnknownTrigger,
+)
+from colony.models import Event, EventType
+from colony.store import Store
+from colony.store.triggers import Fire
+from colony.triggers.firing import Firing, Incoming
+from colony.triggers.keeping import watched
+from colony.triggers.spec import TriggerSpec
+from workers.node.following import read_page, wants
+
+log = logging.getLogger("colony.triggers")
+
+REMEMBER = timedelta(days=1)
+LONGEST_CAUSE = 16
+"""Triggers in a row that may lead to one another."""
+
+
+async def watch_events(firing: Firing) -> None:
+    """Fire what has happened since the cursors."""
+    store = firing.spawner.store
+    for trigger_id, text, cursor in await store.watchers():
+        try:
+            spec = TriggerSpec.model_validate_json(text)
+        except ValueError as error:
+            log.error("trigger %s cannot be read, it does not fire: %s", trigger_id, error)
+            continue
+        if spec.event is not None:
+            await _watch(firing, spec, watched(store, spec.event), cursor)
+
+
+async def _watch(firing: Firing, spec: TriggerSpec, source: Store, cursor: str) -> None:
+    latest = await source.latest_event()
+    if cursor == latest:
+        return
+    page = await read_page(source, cursor, latest)
+    assert spec.event is not None
+    for before, event in page.events:
+        if event.type == EventType.GAP:
+            lost = Fire(spec.id, "event", missed=int(event.data.get("missing", 0)))
+            await firing.spawner.store.pass_over(lost, "missed: the log of events has them no more")
+        elif wants(spec.event, event) and not await _fire(firing, spec, source, event):
+            await firing.spawner.store.set_cursor(spec.id, before)
+            return
+    await firing.spawner.store.set_cursor(spec.id, page.to)
+
+
+async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) -> bool:
+    """Whether the event is done with; False: it is tried again in the next round."""
+    store = firing.spawner.store
+    cause = await _cause_of(source, event)
+    try:
+        if f"{store.colony_id}/{spec.id}" in cause or len(cause) >= LONGEST_CAUSE:
+            await store.pass_over(Fire(spec.id, "event"), f"refused: a loop ({' > '.join(cause)})")
+            return True
+        values = {"event": event.model_dump(mode="json")}
+        key = f"{source.colony_id}/{event.id}"
+        await firing.fire(spec, Incoming("event", values, key, REMEMBER, cause))
+    except (TriggerBusy, TriggerPaused, UnknownTrigger):
+        return True
+    except (SpawnRefused, StoreUnavailable) as error:
+        log.warning("trigger %s waits with event %s: %s", spec.id, event.id, error)
+        return False
+    except ColonyError as error:
+        await store.pass_over(Fire(spec.id, "event"), f"refused: {error}"[:500])
+    return True
+
+
+async def _cause_of(source: Store, event: Event) -> Sequence[str]:
+    record = None if event.worker_id is None else await source.get(event.worker_id)
+    return () if record is None else record.cause
