@@ -1,12 +1,13 @@
 # Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos replay bench soak aimock lock clean
+.PHONY: help setup demo test check chaos replay bench soak aimock celerynode lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := node,beat,gateway,jsonschema,openai,anthropic,embedded,dev
 AIMOCK := @copilotkit/aimock@1.43.0
+CELERYNODE := celery-node@0.5.9
 
 # 3.12 and 3.11 come first: for them there is a wheel with a Redis server (see `embedded`).
 PYTHONS := python3.12 python3.11 python3 python3.13 python3.14 python
@@ -18,7 +19,7 @@ PARALLEL := $(if $(COLONY_TEST_REDIS_URL),,-n 2 --dist loadfile)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## make .venv with the locked dependencies and Colony itself, editable
 
@@ -51,6 +52,8 @@ soak: setup ## a fleet at 70 % load for 30 minutes: nothing may grow
 	$(BIN)/python -m tests.bench.soak $(ARGS)
 
 aimock: $(VENV)/aimock/.ready ## install the model server that the aimock tests call (needs npm and Node 20)
+
+celerynode: $(VENV)/celerynode/.ready ## install the Celery client for Node.js that its tests use (needs npm)
 
 lock: $(BIN)/python ## resolve requirements.lock anew, for Python 3.11 to 3.13
 	test -n "$(UV)" || $(INSTALL) uv
@@ -90,4 +93,8 @@ $(VENV)/.ready: pyproject.toml requirements.lock | $(BIN)/python
 
 $(VENV)/aimock/.ready: Makefile | setup
 	npm install --prefix $(VENV)/aimock --no-audit --no-fund --loglevel=error $(AIMOCK)
+	@touch $@
+
+$(VENV)/celerynode/.ready: Makefile | setup
+	npm install --prefix $(VENV)/celerynode --no-audit --no-fund --loglevel=error $(CELERYNODE)
 	@touch $@
