@@ -52,13 +52,19 @@ class Entrance:
         return await self.store.known(idempotency_key)
 
     async def admit(
-        self, spec: TaskSpec, count: int, *, caller: str | None, idempotency_key: str | None
+        self,
+        spec: TaskSpec,
+        count: int,
+        *,
+        caller: str | None,
+        idempotency_key: str | None,
+        entry: str = "spawn",
     ) -> TaskSpec:
         """What the pipeline makes of a task that is to be spawned. Raises `PipelineRejected`."""
         if self.pipeline is None:
             return spec
         request_id = request_id_of(idempotency_key)
-        return _spec(await self.pipeline.run(_incoming(spec, caller, request_id, count)))
+        return _spec(await self.pipeline.run(_incoming(entry, spec, caller, request_id, count)))
 
     async def admit_batch(
         self, specs: Sequence[TaskSpec], *, caller: str | None, idempotency_key: str | None
@@ -67,7 +73,7 @@ class Entrance:
         if self.pipeline is None:
             return list(specs)
         request_id = request_id_of(idempotency_key)
-        incomings = [_incoming(spec, caller, request_id) for spec in specs]
+        incomings = [_incoming("spawn", spec, caller, request_id) for spec in specs]
         return [_spec(incoming) for incoming in await self.pipeline.run_batch(incomings)]
 
 
@@ -137,8 +143,10 @@ class Intake:
             self._ready.add(one.name)
 
 
-def _incoming(spec: TaskSpec, caller: str | None, request_id: str, count: int = 1) -> Incoming:
-    return Incoming("spawn", caller, spec.task, spec.data, spec.agent, count, request_id)
+def _incoming(
+    entry: str, spec: TaskSpec, caller: str | None, request_id: str, count: int = 1
+) -> Incoming:
+    return Incoming(entry, caller, spec.task, spec.data, spec.agent, count, request_id)
 
 
 def _spec(incoming: Incoming) -> TaskSpec:

@@ -23,6 +23,7 @@ from workers.agent.threads import ToolThreads
 from workers.node.context import NodeContext
 from workers.node.ear import Ear
 from workers.running import Running
+from workers.ticking import Look
 
 log = logging.getLogger("colony.host")
 
@@ -37,6 +38,7 @@ class Host:
     ear: Ear
     models: Models
     keyring: Keyring
+    _look: Look | None = None
 
     @classmethod
     def open(cls, context: NodeContext) -> Host:
@@ -58,6 +60,12 @@ class Host:
             await asyncio.to_thread(self.context.doorbells().ring, rings)
         except StoreUnavailable as error:
             log.warning("%d doorbells are rung later: %s", len(rings), error)
+
+    @property
+    def look(self) -> Look:
+        """What a tick has this process do."""
+        self._look = self._look or Look(self.context, self.store, self.ring)
+        return self._look
 
     async def join(self, batch_id: str) -> None:
         """Join a batch if all it needs is in, ring for its parent, and send its notice."""

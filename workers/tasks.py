@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore
 
-from colony.doorbell import JOIN_BATCH, RUN_WORKER
+from colony.doorbell import JOIN_BATCH, RUN_WORKER, TICK
 from colony.faults import reached
 from workers.control import StoppingRequest
 from workers.coroutine_task import CoroutineTask
@@ -15,7 +15,6 @@ from workers.host import host_of
 from workers.intake.tasks import intake_tasks
 from workers.node.context import NodeContext
 from workers.slice import run_slice
-from workers.ticking import Tick
 
 MAX_ID = 128
 
@@ -81,6 +80,24 @@ class JoinBatch(CoroutineTask):
         reached("before-body")
         await host.join(ids[0])
         reached("after-body")
+
+
+class Tick(CoroutineTask):
+    """``colony.tick()``: a beat says "look at the timers". When, and how often, it comes does not
+    matter: what is due is the store's to say. What it is called with is not looked at."""
+
+    name = TICK
+    acks_late = False
+    ignore_result = True
+    typing = False
+
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+
+    async def arun(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        """One look."""
+        host = host_of(self.context)
+        await host.look.at_timers()
 
 
 def register_tasks(app: Celery, context: NodeContext) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pydantic_core import from_json
 
 from colony.models import FireRecord, TriggerInfo, from_ms
-from colony.store.base import StoreBase, pairs
+from colony.store.base import StoreBase, millis, pairs
 
 MAX_TRIGGERS = 20_000
 """Most triggers of a colony."""
@@ -125,18 +126,11 @@ class TriggerKeeping(StoreBase):
         """Whether all timers are held."""
         return await self.link.call("HGET", self.keys("meta"), "timers_paused") is not None
 
-    async def watchers(self) -> list[tuple[str, str, str]]:
-        """The triggers that events fire: id, specification (JSON), cursor."""
-        ids = list(await self.link.call("SMEMBERS", self.keys("watchers")))
-        found = await asyncio.gather(*(self._watcher(trigger_id) for trigger_id in sorted(ids)))
-        return [watcher for watcher in found if watcher[1]]
-
-    async def _watcher(self, trigger_id: str) -> tuple[str, str, str]:
-        spec, cursor = await asyncio.gather(
-            self.trigger_spec(trigger_id),
-            self.link.call("HGET", self.keys("trigger", trigger_id), "cursor"),
-        )
-        return trigger_id, spec or "", str(cursor)
+    async def watchers(self, interval: timedelta) -> list[tuple[str, str, str]]:
+        """The triggers that events fire: id, specification (JSON), cursor; none where another node has
+        asked within the interval."""
+        flat = await self.run("watchers", millis(interval))
+        return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3) if flat[i + 1]]
 
     async def set_cursor(self, trigger_id: str, cursor: str) -> None:
         """Up to where a trigger has seen the events."""

@@ -15,7 +15,6 @@ from datetime import timedelta
 
 from pydantic import JsonValue
 
-from colony.definition import ColonyConfig
 from colony.errors import (
     ColonyError,
     InvalidTask,
@@ -25,6 +24,7 @@ from colony.errors import (
     TriggerPaused,
     UnknownTrigger,
 )
+from colony.intake import Entrance
 from colony.models import TaskSpec, from_ms
 from colony.spawning import Spawner, SpawnOptions
 from colony.store import Ring
@@ -39,10 +39,11 @@ log = logging.getLogger("colony.triggers")
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class Occasion:
     """What fires a trigger: from where, what it brought, and what it must not be accepted twice by.
 
-    `key`: one worker for each, however often it comes. `cause`: the triggers that led to it.
+    `key`: one worker for each, however often it comes. `cause`: the triggers that led to it. `caller`:
+    the id of the API token that it came with.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Incoming:
     key: str | None = None
     remember: timedelta | None = None
     cause: Sequence[str] = ()
+    caller: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +59,18 @@ class Firing:
     """Fires the triggers of one colony."""
 
     spawner: Spawner
-    limits: Limits
-    config: ColonyConfig
+    entrance: Entrance
     stop_grace: timedelta
 
-    async def fire(self, spec: TriggerSpec, incoming: Incoming) -> str:
+    async def fire(self, spec: TriggerSpec, occasion: Occasion) -> str:
         """One worker, and its doorbell rung; returns its id, that of the first answer for the same key.
 
-        Raises `UnknownTrigger`, `TriggerPaused`, `TriggerBusy` or another `SpawnRefused`, `InvalidTask`.
+        Raises `UnknownTrigger`, `TriggerPaused`, `TriggerBusy` or another `SpawnRefused`, `InvalidTask`,
+        `PipelineRejected`.
         """
         trigger = {"id": spec.id, "type": spec.trigger_type.value}
-        fire = Fire(spec.id, incoming.source, grace_ms=self._grace)
-        ids, rings = await self._accept(spec, incoming, trigger, fire, new_worker_id())
+        fire = Fire(spec.id, occasion.source, grace_ms=self._grace)
+        ids, rings = await self._accept(spec, occasion, trigger, fire, new_worker_id())
         await self.spawner.ring(rings)
         return ids[0]
 
@@ -136,7 +138,7 @@ class Firing:
         colony_id = self.spawner.store.colony_id
         worker_id = derived_id(colony_id, spec.id, fire.slot)
         try:
-            _, rings = await self._accept(spec, Incoming("timer", {}), trigger, fire, worker_id)
+            _, rings = await self._accept(spec, Occasion("timer", {}), trigger, fire, worker_id)
         except (TriggerPaused, TriggerBusy, UnknownTrigger):
             return []  # the store has noted it, or another ringer was first
         except SpawnRefused as error:
@@ -151,26 +153,36 @@ class Firing:
     async def _accept(
         self,
         spec: TriggerSpec,
-        incoming: Incoming,
+        occasion: Occasion,
         trigger: Mapping[str, JsonValue],
         fire: Fire,
         worker_id: str,
     ) -> tuple[list[str], list[Ring]]:
-        values: dict[str, JsonValue] = {**incoming.values, "trigger": dict(trigger)}
-        task = self._task(spec, values)
-        key = incoming.key
+        values: dict[str, JsonValue] = {**occasion.values, "trigger": dict(trigger)}
+        key = None if occasion.key is None else f"trigger/{spec.id}/{occasion.key}"
+        if first := await self.entrance.first_answer(key):
+            return first, []
+        task = await self.entrance.admit(
+            self._task(spec, values),
+            1,
+            caller=occasion.caller,
+            idempotency_key=key or worker_id,
+            entry=spec.id,
+        )
         options = SpawnOptions(
             deadline=spec.deadline,
             priority=spec.priority,
-            idempotency_key=None if key is None else f"trigger/{spec.id}/{key}",
+            idempotency_key=key,
             soft_deadline=spec.soft_deadline,
             trigger_id=spec.id,
             max_resurrections=spec.max_resurrections,
-            cause=[*incoming.cause, f"{self.spawner.store.colony_id}/{spec.id}"],
-            remember=incoming.remember,
+            cause=[*occasion.cause, f"{self.spawner.store.colony_id}/{spec.id}"],
+            remember=occasion.remember,
         )
         try:
-            return await self.spawner.accept([worker_id], [task], self.config, options, fire=fire)
+            return await self.spawner.accept(
+                [worker_id], [task], self.entrance.config, options, fire=fire
+            )
         except NotFired as refused:
             raise not_fired(spec.id, refused.reason) from None
 
@@ -180,7 +192,7 @@ class Firing:
         except ValueError as error:
             raise InvalidTask(f"trigger {spec.id!r}: its task {error}") from error
         given = TaskSpec(task=text, data={**spec.data, **values}, agent=spec.agent)
-        return check_tasks([given], self.limits)[0]
+        return check_tasks([given], self.entrance.limits)[0]
 
     @property
     def _grace(self) -> str:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from colony.store import Ring
+from colony.store import Ring, Store
 from colony.store.triggers import DueTimer
 from colony.triggers.firing import Firing
 
@@ -19,13 +19,19 @@ PAGE = 100
 MOST_PAGES = 50
 
 
-async def ring_timers(firing: Firing, ring: Callable[[Sequence[Ring]], Awaitable[None]]) -> int:
-    """Fire the timers that are due and nobody else rings for; returns how many there were."""
+async def ring_timers(
+    store: Store,
+    made: Callable[[], Awaitable[Firing]],
+    ring: Callable[[Sequence[Ring]], Awaitable[None]],
+) -> int:
+    """Fire the timers that are due and nobody else rings for; returns how many there were. `made` is
+    asked only where there are some."""
     rung = 0
     for _ in range(MOST_PAGES):
-        now, due = await firing.spawner.store.due_timers(PAGE)
+        now, due = await store.due_timers(PAGE)
         if not due:
             break
+        firing = await made()
         found = await asyncio.gather(*(_fire(firing, timer, now) for timer in due))
         await ring([r for each in found for r in each])
         rung += len(due)

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
-from colony.triggers.firing import Firing, Incoming, check_agent, unknown_trigger
+from colony.triggers.firing import Firing, Occasion, check_agent, unknown_trigger
 from colony.triggers.keeping import next_times, put
 from colony.triggers.spec import TriggerSpec
 
@@ -27,6 +27,7 @@ class TriggerVerbs(Operations):
         input: Mapping[str, JsonValue] | None = None,
         *,
         idempotency_key: str | None = None,
+        caller: str | None = None,
     ) -> str:
         """Fire a trigger of any type now; returns the id of the worker that it spawns.
 
@@ -38,11 +39,11 @@ class TriggerVerbs(Operations):
         values: dict[str, JsonValue] = {"input": dict(input or {})}
         spec = await self._trigger_spec(trigger_id)
         source = spec.trigger_type.value if spec.trigger_type.value in ("api", "manual") else "api"
-        return await self.fire(spec, Incoming(source, values, key=idempotency_key))
+        return await self.fire(spec, Occasion(source, values, idempotency_key, caller=caller))
 
-    async def fire(self, spec: TriggerSpec, incoming: Incoming) -> str:
+    async def fire(self, spec: TriggerSpec, occasion: Occasion) -> str:
         """Fire a trigger by what came in, as the gateway does for webhooks."""
-        return await (await self._firing()).fire(spec, incoming)
+        return await (await self._firing()).fire(spec, occasion)
 
     async def put_trigger(self, spec: TriggerSpec | dict[str, Any]) -> TriggerSpec:
         """Add or change a trigger while the fleet runs. Raises `InvalidTrigger`, which names the field."""
@@ -127,5 +128,4 @@ class TriggerVerbs(Operations):
             raise unknown_colony(self.colony_id)
 
     async def _firing(self) -> Firing:
-        limits, config = await self._limits()
-        return Firing(self._spawner(), limits, config, self.settings.stop_grace)
+        return Firing(self._spawner(), await self._entrance(), self.settings.stop_grace)

@@ -18,6 +18,7 @@ from colony.errors import (
     TriggerPaused,
     UnknownTrigger,
 )
+from colony.intake import Entrance
 from colony.models import ReportStatus, TriggerInfo, WorkerState
 from colony.settings import Settings
 from colony.spawning import Spawner
@@ -25,7 +26,7 @@ from colony.store import Ring, Store
 from colony.store.triggers import DueTimer
 from colony.tasks import Limits
 from colony.triggers import TriggerSpec
-from colony.triggers.firing import Firing, Incoming
+from colony.triggers.firing import Firing, Occasion
 from colony.triggers.keeping import declare, put
 from colony.triggers.ringing import ring_timers
 from tests.store.fixtures import OpenColony
@@ -39,8 +40,8 @@ def firing_of(store: Store) -> Firing:
     """Fires without a definition; nobody is rung."""
     settings = Settings(redis_url=store.link.url)
     doorbells = Doorbells(celery_app(store.colony_id, settings), store.colony_id, settings)
-    limits = Limits(65_536, 262_144, frozenset())
-    return Firing(Spawner(store, doorbells, SOON), limits, ColonyConfig(), GRACE)
+    entrance = Entrance(store, Limits(65_536, 262_144, frozenset()), ColonyConfig(), None)
+    return Firing(Spawner(store, doorbells, SOON), entrance, GRACE)
 
 
 async def unheard(rings: Sequence[Ring]) -> None:
@@ -62,7 +63,7 @@ def timer(
 
 async def call(store: Store, spec: TriggerSpec, **values: Any) -> str:
     """Fire it as a caller would."""
-    return await firing_of(store).fire(spec, Incoming("api", {"input": values}))
+    return await firing_of(store).fire(spec, Occasion("api", {"input": values}))
 
 
 async def late_by(store: Store, trigger_id: str, millis: int) -> None:
@@ -72,7 +73,10 @@ async def late_by(store: Store, trigger_id: str, millis: int) -> None:
 
 
 async def ring(store: Store) -> int:
-    return await ring_timers(firing_of(store), unheard)
+    async def made() -> Firing:
+        return firing_of(store)
+
+    return await ring_timers(store, made, unheard)
 
 
 async def info(store: Store, trigger_id: str) -> TriggerInfo:
@@ -133,7 +137,7 @@ async def test_five_at_once_with_one_key_are_one_worker(store: Store) -> None:
     first, second = manual("a"), manual("b")
     await put(store, first)
     await put(store, second)
-    incoming = Incoming("api", {}, key="k")
+    incoming = Occasion("api", {}, key="k")
     ids = await asyncio.gather(*(firing_of(store).fire(first, incoming) for _ in range(5)))
     assert len(set(ids)) == 1
     assert (await info(store, "a")).fired == 1

@@ -18,8 +18,6 @@ from colony.errors import StoreUnavailable
 from colony.store import Due, Ring, Store
 from workers.node.context import NodeContext
 from workers.node.role import Role
-from workers.node.watching import watch_events
-from workers.ticking import firing_of, look_at_timers
 
 log = logging.getLogger("colony.janitor")
 
@@ -57,8 +55,6 @@ class Janitor(Role):
             return
         await self._rescue(store, due)
         await self._do_items(store, due)
-        await look_at_timers(self.context, store, self._ring)
-        await watch_events(firing_of(self.context, store))
         await self._join(store, due)
         await self._send_notices(store, due)
         await self._ring_again(store, due)

@@ -19,6 +19,7 @@ from workers.node.health import Health
 from workers.node.heart import Heart
 from workers.node.janitor import Janitor
 from workers.node.role import Role
+from workers.node.timekeeper import Timekeeper
 from workers.node.watchdog import Watchdog
 from workers.transport import Transport
 
@@ -98,6 +99,16 @@ def install(app: Celery, context: NodeContext) -> None:
             """The server, if there is to be one."""
             return Health(context, worker.colony_heart, worker.colony_watchdog)
 
+    class TimekeeperStep(RoleStep):
+        """Fires what is due."""
+
+        label = "Timekeeper"
+        requires = (HealthStep,)
+
+        def make(self, worker: Any) -> Role:
+            """A timekeeper."""
+            return Timekeeper(context)
+
     class JanitorStep(RoleStep):
         """Sweeps, and sets messages aside for the consumer."""
 
@@ -135,7 +146,8 @@ def install(app: Celery, context: NodeContext) -> None:
         HeartStep,
         HealthStep,
         JanitorStep,
+        TimekeeperStep,
         CourierStep,
         IntakeStep,
     }
-    Pool.requires = (*Pool.requires, JanitorStep, CourierStep)
+    Pool.requires = (*Pool.requires, JanitorStep, TimekeeperStep, CourierStep)

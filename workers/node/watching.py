@@ -8,7 +8,7 @@ never fires upon an event of a worker in whose lineage it stands.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from colony.errors import (
@@ -22,7 +22,7 @@ from colony.errors import (
 from colony.models import Event, EventType
 from colony.store import Store
 from colony.store.triggers import Fire
-from colony.triggers.firing import Firing, Incoming
+from colony.triggers.firing import Firing, Occasion
 from colony.triggers.keeping import watched
 from colony.triggers.spec import TriggerSpec
 from workers.node.following import read_page, wants
@@ -34,23 +34,28 @@ LONGEST_CAUSE = 16
 """Triggers in a row that may lead to one another."""
 
 
-async def watch_events(firing: Firing) -> None:
-    """Fire what has happened since the cursors."""
-    store = firing.spawner.store
-    for trigger_id, text, cursor in await store.watchers():
+async def watch_events(
+    store: Store, made: Callable[[], Awaitable[Firing]], *, interval: timedelta
+) -> None:
+    """Fire what has happened since the cursors. `made` is asked only where there is
+    something, and the events only by one node per interval."""
+    for trigger_id, text, cursor in await store.watchers(interval):
         try:
             spec = TriggerSpec.model_validate_json(text)
         except ValueError as error:
             log.error("trigger %s cannot be read, it does not fire: %s", trigger_id, error)
             continue
-        if spec.event is not None:
-            await _watch(firing, spec, watched(store, spec.event), cursor)
+        if spec.event is None:
+            continue
+        source = watched(store, spec.event)
+        latest = await source.latest_event()
+        if cursor != latest:
+            await _watch(await made(), spec, source, cursor, latest)
 
 
-async def _watch(firing: Firing, spec: TriggerSpec, source: Store, cursor: str) -> None:
-    latest = await source.latest_event()
-    if cursor == latest:
-        return
+async def _watch(
+    firing: Firing, spec: TriggerSpec, source: Store, cursor: str, latest: str
+) -> None:
     page = await read_page(source, cursor, latest)
     assert spec.event is not None
     for before, event in page.events:
@@ -73,7 +78,7 @@ async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) 
             return True
         values = {"event": event.model_dump(mode="json")}
         key = f"{source.colony_id}/{event.id}"
-        await firing.fire(spec, Incoming("event", values, key, REMEMBER, cause))
+        await firing.fire(spec, Occasion("event", values, key, REMEMBER, cause))
     except (TriggerBusy, TriggerPaused, UnknownTrigger):
         return True
     except (SpawnRefused, StoreUnavailable) as error:
