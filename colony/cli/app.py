@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from colony.cli import (
     batches,
+    deliveries,
     demo,
     doctor,
     gateway,
@@ -18,6 +19,7 @@ from colony.cli import (
     operators,
     producers,
     quarantine,
+    subscriptions,
     tokens,
     trees,
     triggers,
@@ -98,6 +100,8 @@ app.command("resume", rich_help_panel=OPERATE)(operators.resume)
 app.command("drain", rich_help_panel=OPERATE)(nodes.drain)
 app.add_typer(triggers.app, name="trigger", rich_help_panel=OPERATE)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=OPERATE)
+app.add_typer(deliveries.app, name="deliveries", rich_help_panel=OPERATE)
+app.add_typer(subscriptions.app, name="subscription", rich_help_panel=OPERATE)
 app.add_typer(tokens.app, name="token", rich_help_panel=OPERATE)
 app.command("doctor", rich_help_panel=OPERATE)(doctor.doctor)
 

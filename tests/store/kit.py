@@ -20,6 +20,7 @@ from colony.store import Claim, Link, Store
 from colony.store.records import new_record, new_worker_id
 from colony.store.workers import NewWorker
 from tests.store.batch_keys import check_admission, check_batches
+from tests.store.delivery_keys import check_deliveries
 
 VERSION = "1"
 SOON = timedelta(seconds=2)
@@ -56,15 +57,19 @@ TYPES = {
     **dict.fromkeys(("timers", "ringing"), "zset"),
     **dict.fromkeys(("watchers", "busy"), "set"),
     "fires": "list",
+    **dict.fromkeys(("delivery", "subscription"), "hash"),
+    **dict.fromkeys(("deliveries", "dead", "lanes", "lane", "sending", "subscriptions"), "zset"),
+    "owed": "set",
 }
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
     *("state", "worker", "parts", "node", "held", "staged"),
     *("batch", "members", "arrived", "children", "units", "permits"),
     *("trigger", "busy", "fires"),
+    *("delivery", "lane", "sending", "subscription", "owed"),
 }
 WAITS = ("time", "children", "capacity", "siblings")
-NOISE = ("total:", "events", "swept", "run_id", "hold_until")
+NOISE = ("total:", "events", "swept", "followed", "run_id", "hold_until")
 """Fields of ``meta`` that count and keep time; no state of the colony."""
 
 Dump = dict[str, Any]
@@ -240,6 +245,7 @@ def check_whole(whole: Dump) -> list[str]:
     _check_indexes(records, whole)
     check_batches(records, whole)
     check_admission(records, whole)
+    check_deliveries(whole)
     return fleeting
 
 

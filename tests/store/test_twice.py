@@ -14,9 +14,11 @@ import pytest
 
 from colony.models import ReportStatus
 from colony.store import Store
+from colony.store.deliveries import NewDelivery
 from colony.store.scripts import SCRIPTS
 from colony.store.triggers import Fire, Times
 from colony.store.workers import NewBatch, Policy
+from tests.store.delivery_kit import SUBSCRIPTION, owed
 from tests.store.kit import (
     LEASE,
     NOW,
@@ -242,6 +244,83 @@ async def due_timers(store: Store) -> Request:
 async def pass_over(store: Store) -> Request:
     fire = await _timer(store)
     return lambda: store.pass_over(fire, "skipped: missed")
+
+
+async def _owed(store: Store) -> str:
+    """A delivery that is being sent, claimed with token t1; its id."""
+    delivery_id = await owed(store)
+    [claimed] = await store.claim_deliveries("t1", lease=HOUR, most=1, per_lane=1)
+    assert claimed.id == delivery_id
+    return delivery_id
+
+
+@scene(TRANSITIONS)
+async def delivered(store: Store) -> Request:
+    delivery_id = await _owed(store)
+    return lambda: store.delivered(delivery_id)
+
+
+@scene(TRANSITIONS)
+async def delivery_failed(store: Store) -> Request:
+    delivery_id = await _owed(store)
+    return lambda: store.delivery_failed(delivery_id, "t1", "500", again_after=HOUR)
+
+
+@scene(TRANSITIONS)
+async def delivery_failed_for_good(store: Store) -> Request:
+    delivery_id = await _owed(store)
+    return lambda: store.delivery_failed(delivery_id, "t1", "410", again_after=None, gone=True)
+
+
+@scene(TRANSITIONS)
+async def retry_delivery(store: Store) -> Request:
+    delivery_id = await _owed(store)
+    await store.delivery_failed(delivery_id, "t1", "500", again_after=None)
+    return lambda: store.retry_delivery(delivery_id)
+
+
+@scene(TRANSITIONS)
+async def put_subscription(store: Store) -> Request:
+    return lambda: store.put_subscription(SUBSCRIPTION, from_start=False, most=1)
+
+
+@scene(TRANSITIONS)
+async def pause_subscription(store: Store) -> Request:
+    await store.put_subscription(SUBSCRIPTION, from_start=False, most=1)
+    return lambda: store.pause_subscription("s", "paused")
+
+
+@scene(TRANSITIONS)
+async def follow(store: Store) -> Request:
+    await store.put_subscription(SUBSCRIPTION, from_start=True, most=1)
+    new = [NewDelivery("s_1-1", "execution_accepted", 0, "{}")]
+    return lambda: store.follow("s", "0-0", "1-1", new)
+
+
+@scene(HOUSEKEEPING)
+async def claim_deliveries(store: Store) -> Request:
+    await owed(store)
+    return lambda: store.claim_deliveries("t1", lease=HOUR, most=5, per_lane=5)
+
+
+@scene(HOUSEKEEPING)
+async def behind(store: Store) -> Request:
+    await store.put_subscription(SUBSCRIPTION, from_start=True, most=1)
+    await one(store)
+    return lambda: store.behind(interval=HOUR, backlog=1)
+
+
+@scene(HOUSEKEEPING)
+async def drop_delivery(store: Store) -> Request:
+    delivery_id = await owed(store)
+    return lambda: store.drop_delivery(delivery_id)
+
+
+@scene(HOUSEKEEPING)
+async def remove_subscription(store: Store) -> Request:
+    await store.put_subscription(SUBSCRIPTION, from_start=True, most=1)
+    await store.follow("s", "0-0", "1-1", [NewDelivery("s_1-1", "t", 0, "{}")])
+    return lambda: store.remove_subscription("s")
 
 
 @scene(TRANSITIONS)

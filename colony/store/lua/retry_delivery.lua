@@ -3,6 +3,8 @@
 -- Returns: 'ok' | 'unknown'
 local d = redis.call('HMGET', K.delivery(ARGV[1]), 'lane', 'subscription')
 if not d[1] then return 'unknown' end
+local due = redis.call('ZSCORE', K.lane(d[1]), ARGV[1])
+if due and tonumber(due) <= now then return 'ok' end   -- it is sent now anyway
 redis.call('ZREM', K.dead, ARGV[1])
 redis.call('ZREM', K.sending(d[1]), ARGV[1])
 redis.call('HSET', K.delivery(ARGV[1]), 'attempts', 0)
