@@ -155,6 +155,10 @@ class Operations:
         depth, _ = await asyncio.to_thread(self._doorbells.depth)
         return depth
 
+    async def tally(self, what: str) -> None:
+        """Count something in the colony's totals (`get_stats`)."""
+        await self._store.tally(what)
+
     # -- stopping ---------------------------------------------------------------------------
 
     async def stop_worker(self, worker_id: str, reason: str | None = None) -> bool:

@@ -79,6 +79,8 @@ TABLE: Mapping[type[ColonyError], Kind] = {
     errors.IntakePaused: Kind("intake-paused", UNAVAILABLE, 10),
     errors.FleetFull: Kind("fleet-full", UNAVAILABLE, 5),
     errors.NoNodes: Kind("no-nodes", UNAVAILABLE, 10),
+    errors.TriggerPaused: Kind("trigger-paused", HTTPStatus.CONFLICT),
+    errors.TriggerBusy: Kind("trigger-busy", HTTPStatus.TOO_MANY_REQUESTS, 5),
     errors.SpawnRefused: Kind("spawn-refused", UNAVAILABLE, 1),
     errors.StoreUnavailable: Kind("store-unavailable", UNAVAILABLE, 2),
     errors.ColonyError: Kind("internal-error", HTTPStatus.INTERNAL_SERVER_ERROR),
@@ -180,10 +182,16 @@ def of_error(error: ColonyError) -> JSONResponse:
     elif kind.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("answered 500", exc_info=error)
         detail = "the gateway failed; its log says why"
-    field = FIELD.match(detail) if isinstance(error, errors.InvalidTask) else None
-    return problem(
-        kind, detail, stage=getattr(error, "stage", None), field=field and f"body.{field[0]}"
-    )
+    field = _field(detail) if isinstance(error, errors.InvalidTask) else None
+    return problem(kind, detail, stage=getattr(error, "stage", None), field=field)
+
+
+def _field(detail: str) -> str | None:
+    """Which field an `InvalidTask` is about, if it begins with one."""
+    match = FIELD.match(detail)
+    if match is None:
+        return None
+    return f"{'query' if match[0] in ('cursor', 'limit') else 'body'}.{match[0]}"
 
 
 def of_refusal(error: HTTPException) -> JSONResponse:

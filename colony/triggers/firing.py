@@ -55,6 +55,14 @@ class Occasion:
 
 
 @dataclass(frozen=True, slots=True)
+class Fired:
+    """The worker of a fire; `first`: it was spawned by this one, not by an earlier one with its key."""
+
+    worker_id: str
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Firing:
     """Fires the triggers of one colony."""
 
@@ -62,17 +70,18 @@ class Firing:
     entrance: Entrance
     stop_grace: timedelta
 
-    async def fire(self, spec: TriggerSpec, occasion: Occasion) -> str:
-        """One worker, and its doorbell rung; returns its id, that of the first answer for the same key.
+    async def fire(self, spec: TriggerSpec, occasion: Occasion) -> Fired:
+        """One worker, and its doorbell rung; the one of the first answer for the same key.
 
         Raises `UnknownTrigger`, `TriggerPaused`, `TriggerBusy` or another `SpawnRefused`, `InvalidTask`,
         `PipelineRejected`.
         """
         trigger = {"id": spec.id, "type": spec.trigger_type.value}
         fire = Fire(spec.id, occasion.source, grace_ms=self._grace)
-        ids, rings = await self._accept(spec, occasion, trigger, fire, new_worker_id())
+        worker_id = new_worker_id()
+        ids, rings = await self._accept(spec, occasion, trigger, fire, worker_id)
         await self.spawner.ring(rings)
-        return ids[0]
+        return Fired(ids[0], ids[0] == worker_id)
 
     async def fire_timer(self, due: DueTimer, now: int) -> list[Ring]:
         """What is to be fired of a timer that is due, in order; returns whom to ring for.

@@ -88,8 +88,8 @@ class WebhookConfig(_Config):
     (``X-Hub-Signature-256``), ``standard`` (https://www.standardwebhooks.com: id, timestamp, signature)
     or ``bearer`` (``Authorization: Bearer …``). `secrets` are references such as ``env:HOOK_SECRET``,
     resolved by the gateway; any of them may fit, so a secret is changed by naming the new beside the
-    old. A delivery (its id, or its body where it has none) is accepted once within `remember`.
-    `max_bytes` bounds the body.
+    old. A delivery is accepted once within `remember`: by its body (``github``), its id (``standard``), its
+    ``Idempotency-Key`` (``bearer``, where it has one). `max_bytes` bounds the body.
     """
 
     path: str

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
-from colony.triggers.firing import Firing, Occasion, check_agent, unknown_trigger
+from colony.triggers.firing import Fired, Firing, Occasion, check_agent, unknown_trigger
 from colony.triggers.keeping import next_times, put
 from colony.triggers.spec import TriggerSpec
 
@@ -39,11 +39,17 @@ class TriggerVerbs(Operations):
         values: dict[str, JsonValue] = {"input": dict(input or {})}
         spec = await self._trigger_spec(trigger_id)
         source = spec.trigger_type.value if spec.trigger_type.value in ("api", "manual") else "api"
-        return await self.fire(spec, Occasion(source, values, idempotency_key, caller=caller))
+        occasion = Occasion(source, values, idempotency_key, caller=caller)
+        return (await self.fire(spec, occasion)).worker_id
 
-    async def fire(self, spec: TriggerSpec, occasion: Occasion) -> str:
+    async def fire(self, spec: TriggerSpec, occasion: Occasion) -> Fired:
         """Fire a trigger by what came in, as the gateway does for webhooks."""
         return await (await self._firing()).fire(spec, occasion)
+
+    async def trigger_at(self, path: str) -> TriggerSpec | None:
+        """The trigger that webhooks on this path fire."""
+        trigger_id = await self._store.trigger_at(path)
+        return None if trigger_id is None else await self._trigger_spec(trigger_id)
 
     async def put_trigger(self, spec: TriggerSpec | dict[str, Any]) -> TriggerSpec:
         """Add or change a trigger while the fleet runs. Raises `InvalidTrigger`, which names the field."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from colony.gateway.routes import batches, events, fleet, quarantine, trees, workers
+from colony.gateway.routes import batches, events, fleet, hooks, quarantine, trees, workers
 
 PREFIX = "/v1/colonies/{colony}"
 
@@ -15,6 +15,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     events.router,
     quarantine.router,
     fleet.router,
+    hooks.router,
 )
 """What is served. A route whose caller proves itself otherwise than by a token (a signature) is not a
 `GuardedRoute`: it has a router of its own."""
