@@ -80,7 +80,9 @@ def _subscription(
     except ValidationError as error:
         complaint = error.errors()[0]
         field = ".".join(map(str, complaint["loc"]))
-        raise InvalidSubscription(f"{field}: {complaint['msg']}") from None
+        raise InvalidSubscription(
+            f"{field}: {complaint['msg']}".replace("Value error, ", "")
+        ) from None
 
 
 def _value(text: str) -> JsonValue:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from colony import Colony, ColonyConfig, EventType, Settings
+from colony import Colony, ColonyConfig, EventType, OnComplete, Settings, Subscription
 from colony.cli import app
 from colony.definition import AgentSpec, load_colony
 from colony.runtime import ColonyRuntime
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 PRODUCERS = ("producer.py", "blocking.py", "batches.py")
-MODULES = ("stock.py", "local_model.py", "desk.py", "scripted.py", "test_stock.py")
+MODULES = ("stock.py", "local_model.py", "hooks.py", "desk.py", "scripted.py", "test_stock.py")
 END_SECONDS = 30
 
 
@@ -202,6 +202,16 @@ def test_the_local_model_is_a_valid_agent() -> None:
     exec(compile(python("local_model.py").text, "local_model.py", "exec"), names)
     assert isinstance(names["local"], AgentSpec)
     assert names["local"].base_url == "http://gpu-1:8000/v1"
+
+
+def test_the_webhooks_are_valid() -> None:
+    """Its URLs and references are accepted, and the secret is named, not given."""
+    names: dict[str, object] = {}
+    exec(compile(python("hooks.py").text, "hooks.py", "exec"), names)
+    done, failures = names["done"], names["failures"]
+    assert isinstance(done, OnComplete)
+    assert isinstance(failures, Subscription)
+    assert done.secret == failures.secret == ("env:HOOK_SECRET",)
 
 
 def test_the_agents_that_spawn_are_a_valid_definition() -> None:
