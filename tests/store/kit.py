@@ -64,7 +64,7 @@ TYPES = {
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
     *("state", "worker", "parts", "node", "held", "staged"),
-    *("batch", "members", "arrived", "children", "units", "permits"),
+    *("batch", "members", "arrived", "children", "units", "permits", "rate"),
     *("trigger", "busy", "fires"),
     *("delivery", "lane", "sending", "subscription", "owed"),
 }

@@ -373,6 +373,18 @@ def _timeless(answer: Any) -> Any:
     return answer if remaining is None else (answer.record, answer.parts, answer.token)
 
 
+@scene(TRANSITIONS)
+async def known(store: Store) -> Request:
+    await store.accept(new_workers(2), ring_again_after=SOON, idempotency_key="k")
+    return lambda: store.known("k")
+
+
+@scene(TRANSITIONS)
+async def rate_limit(store: Store) -> Request:
+    places = {"a": 2, "b": 1}
+    return lambda: store.rate_limit("s", "r", places, limit=2, window=HOUR, same_for=HOUR)
+
+
 @pytest.mark.parametrize("name", TRANSITIONS)
 async def test_a_transition_sent_twice(store: Store, redis_url: str, name: str) -> None:
     """The second time: the same answer, the same state, no second event and nothing counted twice."""
