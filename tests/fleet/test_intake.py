@@ -21,8 +21,8 @@ from celery.exceptions import TaskRevokedError
 from redis import Redis
 
 from colony import Report, ReportStatus, WorkerState
-from colony.doorbell import SPAWN, SPAWN_BATCH
-from colony.errors import InvalidTask
+from colony.doorbell import SPAWN, SPAWN_BATCH, TRIGGER
+from colony.errors import InvalidTask, UnknownTrigger
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import assert_told_once, records, statuses
 from tests.fleet.shop import shop
@@ -416,6 +416,7 @@ UNREADABLE: dict[str, tuple[bytes | str, str, str | None]] = {
     "body a list": (raw({}, task_id="u10", body='[["fetch"]]'), "body: expected [list", "u10"),
     "args an object": (raw({}, task_id="u11", body="[{}, {}, {}]"), "body: expected", "u11"),
     "lone surrogate": (raw({"task": "a\ud800"}, task_id="u16"), "not Unicode", "u16"),
+    "id not Unicode": (raw({}, task_id="\ud800"), "headers.id", None),
     "a link that is none": (
         raw({}, task_id="u12", body='[["fetch"], {}, {"callbacks": [5]}]'),
         "body: callbacks",
@@ -454,3 +455,31 @@ async def test_an_unreadable_message_is_set_aside(
             await answer(client.AsyncResult(task_id).get, timeout=5)
     result = await asked(client, SPAWN, "fetch")
     await reports_of(running, result["worker_ids"])
+
+
+async def test_what_cannot_be_answered_blocks_nobody(running: Fleet, client: Celery) -> None:
+    """A part of a chord that Celery cannot count: its worker is accepted, the message set aside, not for ever
+    tried again."""
+    group = {"task": SPAWN, "id": "no part", "group": "g", "group_index": {"a": 1}}
+    body = json.dumps([["fetch"], {}, {"chord": {"task": "shop.gather", "options": {}}}])
+    push(running, raw({}, headers=group, body=body))
+    result = await asked(client, SPAWN, "fetch")
+    await reports_of(running, result["worker_ids"])
+    [rejected, *_] = await running.runtime.list_rejected(1)
+    assert "could not be answered" in rejected.reason
+
+
+async def test_a_trigger_is_fired_by_name(running: Fleet, client: Celery) -> None:
+    """colony.trigger fires once for a task id, with its input; an unknown trigger fails the task."""
+    spec = {"id": "by-name", "trigger_type": "api", "task": "fetch ${input.what}"}
+    await running.runtime.put_trigger({"name": "By name", **spec})
+    for _ in range(3):
+        push(running, raw({"trigger_id": "by-name", "input": {"what": "tea"}}, TRIGGER, "fire 1"))
+    result = await answer(client.AsyncResult("fire 1").get, timeout=10)
+    await wait_until(lambda: _is_empty(running), 5, what="the intake is empty")
+    assert result == {"worker_ids": result["worker_ids"], "batch_id": None}
+    [record] = await records(running.runtime, result["worker_ids"])
+    assert record.task == "fetch tea"
+    assert len(await running.runtime.get_fires("by-name")) == 1
+    with pytest.raises(UnknownTrigger, match="there is no trigger 'nobody'"):
+        await asked(client, TRIGGER, "nobody")

@@ -8,11 +8,13 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 MAX_ID: Final = 255
 ID = re.compile(rb'"id":\s*"([^"\\]{1,%d})"' % MAX_ID)
 """The task id in a message that is too large to be parsed; quotes inside of strings are escaped there."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can say and no key can hold."""
 
 EMBEDDED: Final = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 """What Celery calls link, link_error, chain and chord, and the type of each."""
@@ -57,7 +59,7 @@ def read(raw: bytes, most: int) -> Call:
     if "task" not in headers:
         raise _without_task(envelope, properties)
     name, task_id = headers["task"], headers.get("id")
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID:
+    if not _is_id(task_id):
         raise Unreadable(
             f"headers.id: expected a text of 1 to {MAX_ID} characters, got {task_id!r:.50}"
         )
@@ -100,6 +102,10 @@ def _call(
     return Call(name, task_id, args, kwargs, request, eta, expires)
 
 
+def _is_id(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID and not SURROGATE.search(value)
+
+
 def _is_task(signature: Any) -> bool:
     return isinstance(signature, dict) and isinstance(signature.get("task"), str)
 
@@ -114,7 +120,7 @@ def _without_task(envelope: dict[str, Any], properties: dict[str, Any]) -> Unrea
         task_id = body.get("id")
         return Unreadable(
             "Celery's message protocol 1: expected protocol 2 (task_protocol = 2)",
-            task_id if isinstance(task_id, str) and 0 < len(task_id) <= MAX_ID else None,
+            task_id if _is_id(task_id) else None,
         )
     return Unreadable("headers.task is missing: expected a task message of protocol 2")
 

@@ -26,6 +26,7 @@ from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from colony.doorbell import INTAKE
 from colony.errors import (
@@ -40,6 +41,7 @@ from colony.faults import reached
 from colony.runtime import ColonyRuntime
 from colony.store import Store
 from colony.store.link import CONNECTION_LOST
+from colony.store.trouble import trouble_of
 from workers.coroutine_task import Outcome, replay
 from workers.intake.message import Call, Unreadable, read
 from workers.intake.queue import IntakeQueue
@@ -99,7 +101,7 @@ class Taker(Role):
         """Leave what is not done to another node."""
         try:
             await self._queue.put_back()
-        except CONNECTION_LOST as error:
+        except (RedisError, *CONNECTION_LOST) as error:
             log.warning("what this node had taken is given back when its lease is over: %s", error)
         await self._queue.close()
         if self._runtime is not None:
@@ -115,11 +117,13 @@ class Taker(Role):
             if is_our_turn:
                 await self._rescue(store)
             if raw is not None:
-                await self._handle(store, raw)
+                await self._do(store, raw)
                 reached("before-acknowledge")
                 await self._queue.acknowledge()
             self._may_hold, self._waits = False, 0
-        except (SpawnRefused, StoreUnavailable, OperationalError, *CONNECTION_LOST) as error:
+        except Exception as error:
+            if not passes(error):
+                log.exception("taking what producers send failed")
             await self._wait(error)
         finally:
             self._busy = False
@@ -131,7 +135,7 @@ class Taker(Role):
         pause = PAUSES[min(self._waits, len(PAUSES) - 1)]
         self._waits += 1
         self._busy = False
-        with contextlib.suppress(*CONNECTION_LOST):
+        with contextlib.suppress(RedisError, *CONNECTION_LOST):
             await self._queue.put_back()
             self._may_hold = False
         await asyncio.sleep(pause)
@@ -143,8 +147,17 @@ class Taker(Role):
             if found := await self._queue.rescue(others - alive):
                 log.warning("%d messages that dead nodes had taken are taken again", found)
 
-    async def _handle(self, store: Store, raw: bytes) -> None:
+    async def _do(self, store: Store, raw: bytes) -> None:
         """Accept and answer, or refuse. Raises what passes: then the message is to come again."""
+        try:
+            await self._handle(store, raw)
+        except Exception as error:
+            if passes(error):
+                raise
+            log.exception("what a producer sent could not be answered")
+            await self._set_aside(store, f"could not be answered: {error!r}", raw[:KEPT_BYTES])
+
+    async def _handle(self, store: Store, raw: bytes) -> None:
         try:
             call = read(raw, self.context.settings.max_message_bytes)
             task = self._task_of(call)
@@ -171,7 +184,7 @@ class Taker(Role):
         try:
             return Outcome(await task.accept(await self._open_runtime(), call))
         except Exception as error:
-            if _passes(error):
+            if passes(error):
                 raise
             if not isinstance(error, ColonyError):
                 log.exception("%s %s failed", call.name, call.task_id)
@@ -241,7 +254,13 @@ def _revoked(call: Call) -> str:
     return "expired" if call.expires is not None and call.expires < datetime.now(UTC) else ""
 
 
-def _passes(error: Exception) -> bool:
-    """Whether the same message may be accepted later. A bare `SpawnRefused` is a stage that was lost."""
-    passing = (StoreUnavailable, IntakePaused, FleetFull)
-    return isinstance(error, passing) or type(error) is SpawnRefused
+def passes(error: BaseException | None) -> bool:
+    """Whether the same message may be accepted, or answered, later."""
+    if error is None:
+        return False
+    passing = (StoreUnavailable, IntakePaused, FleetFull, OperationalError, *CONNECTION_LOST)
+    if isinstance(error, passing) or type(error) is SpawnRefused:  # a stage that was lost
+        return True
+    if isinstance(error, RedisError) and trouble_of(error, "") is not None:
+        return True
+    return passes(error.__cause__ or error.__context__)
