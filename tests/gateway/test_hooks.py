@@ -1,0 +1,245 @@
+"""Webhooks in: the right signature spawns one worker, once; whatever is wrong spawns nothing, and says
+why."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+from standardwebhooks import Webhook
+
+from tests.gateway.kit import Api
+
+pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="session")]
+
+BODY = json.dumps({"issue": {"title": "It is broken", "number": 7}}).encode()
+WHSEC = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+OTHER = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+Put = Callable[..., Awaitable[str]]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def put(api: Api, tmp_path: Path) -> Put:
+    """Puts a trigger for webhooks with secrets of its own, in files; its path."""
+
+    async def put_one(
+        scheme: str, *values: str, task: str = "See ${webhook.payload.issue.title}", **config: Any
+    ) -> str:
+        path = f"/{scheme}/{secrets.token_hex(4)}"
+        files = []
+        for index, value in enumerate(values or (WHSEC,)):
+            files.append(tmp_path / f"secret-{index}")
+            files[-1].write_text(value)
+        await api.runtime.put_trigger(
+            {
+                "id": path[1:].replace("/", "."),
+                "trigger_type": "webhook",
+                "trigger_config": {
+                    "path": path,
+                    "scheme": scheme,
+                    "secrets": [f"file:{file}" for file in files],
+                    **config,
+                },
+                "task": task,
+            }
+        )
+        return path
+
+    return put_one
+
+
+async def send(
+    api: Api, path: str, headers: dict[str, str], body: bytes = BODY, method: str = "POST"
+) -> httpx2.Response:
+    url = f"{api.base}/hooks{path}"
+    given = {
+        name.encode(): value.encode("latin-1")
+        for name, value in {"Content-Type": "application/json", **headers}.items()
+    }
+    return await api.client.request(method, url, content=body, headers=given)
+
+
+def github(secret: str = WHSEC, body: bytes = BODY, delivery: str = "d-1") -> dict[str, str]:
+    digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return {"X-Hub-Signature-256": f"sha256={digest}", "X-GitHub-Delivery": delivery}
+
+
+def standard(
+    secret: str = WHSEC,
+    body: bytes = BODY,
+    message_id: str = "msg_1",
+    age: timedelta = timedelta(0),
+) -> dict[str, str]:
+    at = datetime.now(UTC) - age
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(message_id, at, body.decode()),
+    }
+
+
+def bearer(secret: str = WHSEC, key: str = "k-1") -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}", "Idempotency-Key": key}
+
+
+SIGNED: dict[str, Callable[..., dict[str, str]]] = {
+    "github": github,
+    "standard": standard,
+    "bearer": bearer,
+}
+
+
+async def accepted(api: Api) -> int:
+    return (await api.runtime.get_stats()).totals.get("accepted", 0)
+
+
+@pytest.mark.parametrize("scheme", SIGNED)
+async def test_the_right_signature_spawns_once(api: Api, put: Put, scheme: str) -> None:
+    """Scenario 32: 202 with the worker's id; the same delivery again, also five at once: 200 with the
+    same."""
+    path = await put(scheme)
+    headers = SIGNED[scheme]()
+    before = await accepted(api)
+    first = await send(api, path, {**headers, "X-Trace": "abc"})
+    assert first.status_code == 202, first.text
+    again = await asyncio.gather(*(send(api, path, headers) for _ in range(5)))
+    assert {answer.status_code for answer in again} == {200}
+    worker_id = first.json()["worker_id"]
+    assert {answer.json()["worker_id"] for answer in again} == {worker_id}
+    assert await accepted(api) == before + 1
+    record = await api.runtime.get_worker(worker_id)
+    assert record is not None
+    assert record.task == "See It is broken"
+    webhook = record.data["webhook"]
+    assert isinstance(webhook, dict)
+    assert webhook["payload"] == json.loads(BODY)
+    assert isinstance(webhook["headers"], dict)
+    assert webhook["headers"]["x-trace"] == "abc"
+    assert WHSEC not in record.model_dump_json()
+    assert not {"authorization", "x-hub-signature-256", "webhook-signature"} & set(
+        webhook["headers"]
+    )
+
+
+@pytest.mark.parametrize("scheme", SIGNED)
+async def test_five_at_once_are_one(api: Api, put: Put, scheme: str) -> None:
+    """Nobody was first yet: one 202, four times 200, one worker."""
+    path = await put(scheme)
+    before = await accepted(api)
+    answers = await asyncio.gather(*(send(api, path, SIGNED[scheme]()) for _ in range(5)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 202]
+    assert len({answer.json()["worker_id"] for answer in answers}) == 1
+    assert await accepted(api) == before + 1
+
+
+@pytest.mark.parametrize("scheme", SIGNED)
+@pytest.mark.parametrize("how", ["wrong", "missing", "garbage"])
+async def test_a_wrong_signature_spawns_nothing(api: Api, put: Put, scheme: str, how: str) -> None:
+    """Scenario 32: 401, nothing accepted, counted."""
+    path = await put(scheme)
+    before = await accepted(api)
+    headers = SIGNED[scheme](secret=OTHER) if how == "wrong" else {}
+    if how == "garbage":
+        headers = dict.fromkeys(SIGNED[scheme](), "v1,ÿ~ \xe9")
+    answer = await send(api, path, headers)
+    assert answer.status_code == 401, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert await accepted(api) == before
+    assert (await api.runtime.get_stats()).totals["webhook_401"] >= 1
+
+
+async def test_a_changed_body_does_not_fit_its_signature(api: Api, put: Put) -> None:
+    """One byte more: 401."""
+    path = await put("standard")
+    assert (await send(api, path, standard(), BODY + b" ")).status_code == 401
+
+
+@pytest.mark.parametrize("age", [timedelta(minutes=6), timedelta(minutes=-6)])
+async def test_a_replayed_one_is_refused(api: Api, put: Put, age: timedelta) -> None:
+    """Scenario 32: rightly signed, but of another time: 409. Wrongly signed as well: 401."""
+    path = await put("standard")
+    before = await accepted(api)
+    assert (await send(api, path, standard(age=age))).status_code == 409
+    assert (await send(api, path, standard(OTHER, age=age))).status_code == 401
+    assert await accepted(api) == before
+
+
+async def test_a_body_under_another_delivery_id_is_a_replay(api: Api, put: Put) -> None:
+    """GitHub does not sign the id: who replays a body with a new one is refused."""
+    path = await put("github")
+    assert (await send(api, path, github())).status_code == 202
+    assert (await send(api, path, github(delivery="d-2"))).status_code == 409
+
+
+async def test_a_secret_is_changed_without_a_gap(api: Api, put: Put) -> None:
+    """The new one beside the old: both fit; Standard Webhooks also signs with both at once."""
+    path = await put("standard", WHSEC, OTHER)
+    assert (await send(api, path, standard(WHSEC, message_id="a"))).status_code == 202
+    assert (await send(api, path, standard(OTHER, message_id="b"))).status_code == 202
+    both = standard(OTHER, message_id="c")
+    both["webhook-signature"] = f"v1,AAAA {both['webhook-signature']}"
+    assert (await send(api, path, both)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"body": b"{"}, 400, "no application/json"),
+        ({"body": b'{"a": NaN}'}, 400, "no application/json"),
+        ({"body": b"[" * 50_000}, 400, "no application/json"),
+        ({"body": b'{"other": 1}'}, 422, "issue"),
+        ({"body": json.dumps({"issue": {"title": "x" * 2000}}).encode()}, 413, "1000 bytes"),
+        ({"method": "PUT"}, 405, "PUT"),
+    ],
+)
+async def test_a_bad_call_spawns_nothing(
+    api: Api, put: Put, change: dict[str, Any], status: int, says: str
+) -> None:
+    """Rightly signed: malformed, too large, without what the task names, by another method."""
+    path = await put("github", max_bytes=100_000 if status == 400 else 1000)
+    before = await accepted(api)
+    body = change.get("body", BODY)
+    answer = await send(api, path, github(body=body), body, change.get("method", "POST"))
+    assert answer.status_code == status, answer.text
+    assert says in answer.text
+    assert await accepted(api) == before
+
+
+async def test_what_is_no_json_is_text(api: Api, put: Put) -> None:
+    """A form, say: under raw_body."""
+    path = await put("bearer", task="See ${webhook.payload.raw_body}")
+    answer = await send(api, path, {**bearer(), "Content-Type": "text/plain"}, b"a=b")
+    record = await api.runtime.get_worker(answer.json()["worker_id"])
+    assert record is not None
+    assert record.task == "See a=b"
+
+
+async def test_a_path_of_nobody_and_a_trigger_that_is_paused(api: Api, put: Put) -> None:
+    """404, and 409 until it is resumed; the delivery that was refused is then accepted."""
+    assert (await send(api, "/of/nobody", github())).status_code == 404
+    path = await put("github")
+    trigger_id = path[1:].replace("/", ".")
+    await api.runtime.pause_trigger(trigger_id)
+    assert (await send(api, path, github())).status_code == 409
+    await api.runtime.resume_trigger(trigger_id)
+    assert (await send(api, path, github())).status_code == 202
+
+
+async def test_a_secret_that_cannot_be_read(api: Api, put: Put, tmp_path: Path) -> None:
+    """503, and the reference is not told to whoever calls."""
+    path = await put("github")
+    (tmp_path / "secret-0").unlink()
+    answer = await send(api, path, github())
+    assert answer.status_code == 503
+    assert "secret-0" not in answer.text
