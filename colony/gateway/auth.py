@@ -15,10 +15,11 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 
 from colony.definition import NAME
 from colony.errors import ColonyError, StoreUnavailable

@@ -7,6 +7,7 @@ cannot be larger either.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,6 +23,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """An API for programs: nothing it says is to be kept, framed, or taken for something else."""
+
+LINGER_SECONDS = 2.0
+"""For how long the rest of a body that is too large is taken and forgotten, at most as much again."""
 
 
 class Limits:
@@ -43,11 +47,24 @@ class Limits:
                     headers.setdefault(name, value)
             await send(message)
 
+        lingers = False
+
+        async def send_and_linger(message: Message) -> None:
+            """A client that is still sending when its connection is closed would not see the answer."""
+            nonlocal lingers
+            if message["type"] == "http.response.start":
+                lingers = message["status"] == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            elif lingers and not message.get("more_body", False):
+                await send_with_headers({**message, "more_body": True})
+                await self._discard(receive)
+                message = {"type": "http.response.body"}
+            await send_with_headers(message)
+
         refused = self._refused(scope)
         if refused is not None:
             await of_refusal(refused)(scope, receive, send_with_headers)
             return
-        await self._app(scope, self._bounded(scope, receive), send_with_headers)
+        await self._app(scope, self._bounded(scope, receive), send_and_linger)
 
     def _refused(self, scope: Scope) -> Refused | None:
         most = self._settings
@@ -93,6 +110,16 @@ class Limits:
             return message
 
         return receive_some
+
+    async def _discard(self, receive: Receive) -> None:
+        got = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while got <= self._settings.max_body_bytes:
+                    message = await receive()
+                    got += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     def _too_large(self) -> Refused:
         return Refused(

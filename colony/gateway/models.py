@@ -41,6 +41,8 @@ When = Seconds | Time
 """Seconds from now, or a point in time."""
 Label = Annotated[str, Field(min_length=1, max_length=256)]
 """An id of the caller's own."""
+Whole = Annotated[int, Field(strict=True)]
+"""A number: true is none."""
 AgentName = Annotated[str, Field(pattern=NAMES)]
 
 
@@ -70,7 +72,7 @@ class SpawnOptions(Request):
         None, description="After so many seconds the model is told to come to an end."
     )
     not_before: When | None = Field(None, description="Not to be started before this.")
-    priority: int = Field(
+    priority: Whole = Field(
         0, ge=-10_000, le=10_000, description="A point is worth a minute of waiting."
     )
     concurrency_key: Label | None = Field(
@@ -111,7 +113,7 @@ class Spawn(SpawnOptions, Task):
         }
     )
 
-    count: int = Field(1, ge=1, le=MAX_WORKERS, description="How many workers get this task.")
+    count: Whole = Field(1, ge=1, le=MAX_WORKERS, description="How many workers get this task.")
 
 
 class SpawnBatch(SpawnOptions):
@@ -137,7 +139,7 @@ class SpawnBatch(SpawnOptions):
         "all",
         description="Joined with all reports, with the first good one, or with `first_n` of them.",
     )
-    first_n: int | None = Field(None, ge=1, le=MAX_WORKERS, description="With policy first_n.")
+    first_n: Whole | None = Field(None, ge=1, le=MAX_WORKERS, description="With policy first_n.")
 
 
 class Stop(Request):
@@ -153,7 +155,7 @@ class SetLimit(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"most": 50}]})
 
-    most: int | None = Field(ge=1, le=1_000_000)
+    most: Whole | None = Field(ge=1, le=1_000_000)
 
 
 class Spawned(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 
 import uvicorn
@@ -35,6 +36,9 @@ def serve(settings: Settings, gateway: GatewaySettings, *, guarded: bool, log_le
             f"--no-auth is for this machine alone, and {gateway.host} can be reached from others: "
             "listen on 127.0.0.1, or leave it out and make tokens with `colony token create`"
         )
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, gateway, guarded=guarded),
@@ -43,7 +47,7 @@ def serve(settings: Settings, gateway: GatewaySettings, *, guarded: bool, log_le
             http="h11",
             ws="none",
             lifespan="on",
-            log_level=log_level,
+            log_config=None,
             server_header=False,
             proxy_headers=False,
             limit_concurrency=gateway.max_connections,
