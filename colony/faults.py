@@ -6,8 +6,9 @@ nothing is armed.
 
 Points are ``before-X`` and ``after-X``, where X is a step between which a crash can fall: the name of any
 script of the store (``accept``, ``claim``, ``checkpoint``, ``park``, ``settle``, ``join``, …: lua/*.lua),
-``ring`` (doorbells are sent), ``body`` (the body of a batch's chord); and ``after-part`` (a member has
-returned its part of the chord).
+``ring`` (doorbells are sent), ``body`` (the body of a batch's chord); ``after-part`` (a member has
+returned its part of the chord), ``before-acknowledge`` (a foreign producer's message was accepted and
+answered).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The README is true: what it shows runs and prints what it says, what it names exists.
 
 Python blocks begin with the name of their file; a ``text`` block right below one is what it prints.
-``console`` blocks are run command by command; ``sh`` blocks start nodes, or name targets of make.
+``console`` blocks are run command by command; ``sh`` blocks start nodes, or name targets of make; the
+``json`` block is pushed to the intake.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from colony import Colony, ColonyConfig, EventType, OnComplete, Settings, Subscription
 from colony.cli import app
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.fleet
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-PRODUCERS = ("producer.py", "blocking.py", "batches.py")
+PRODUCERS = ("producer.py", "blocking.py", "any_celery.py", "batches.py")
 MODULES = ("stock.py", "local_model.py", "hooks.py", "desk.py", "scripted.py", "test_stock.py")
 END_SECONDS = 30
 
@@ -123,7 +125,7 @@ def started(
 def test_every_block_is_executed_by_a_test() -> None:
     """No block is only there to be read: each has a language and a place in these tests."""
     languages = {match[1] for match in BLOCK.finditer(README)}
-    assert languages == {"python", "text", "console", "sh"}
+    assert languages == {"python", "text", "console", "sh", "json"}
     assert {block.name for block in blocks("python")} == {*PRODUCERS, *MODULES}
     shown = sum(block.output is not None for block in blocks("python"))
     assert len(blocks("text")) == 1 + shown, "one picture; all others are the output of a program"
@@ -149,6 +151,21 @@ async def test_the_producers_print_what_is_shown(tmp_path: Path) -> None:
             block, program = python(name), tmp_path / name
             program.write_text(block.text, encoding="utf-8")
             assert run([sys.executable, str(program)], ROOT, env) == block.output
+        await push_the_raw_message(env["COLONY_REDIS_URL"])
+
+
+async def push_the_raw_message(url: str) -> None:
+    """The one JSON block, pushed to the letter, is a worker with its task and data."""
+    [message] = blocks("json")
+    with Redis.from_url(url) as redis:
+        redis.lpush("colony.survey.intake", message.text)
+    async with ColonyRuntime("survey", redis_url=url) as runtime:
+
+        async def accepted() -> bool:
+            [newest] = await runtime.list_workers(limit=1)
+            return (newest.task, newest.data) == ("Survey", {"root": "/tmp", "path": "a.txt"})
+
+        await wait_until(accepted, 10, what="the raw message is accepted")
 
 
 async def test_the_definition_runs_under_every_command_shown(tmp_path: Path) -> None:
