@@ -25,6 +25,7 @@ from redis import Redis
 from colony import Colony, ColonyConfig, EventType, OnComplete, Settings, Subscription
 from colony.cli import app
 from colony.definition import AgentSpec, load_colony
+from colony.errors import PipelineRejected
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, redis_for_tests, wait_until
 
@@ -34,7 +35,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 PRODUCERS = ("producer.py", "blocking.py", "any_celery.py", "batches.py")
-MODULES = ("stock.py", "local_model.py", "hooks.py", "desk.py", "scripted.py", "test_stock.py")
+MODULES = (
+    *("stock.py", "local_model.py", "hooks.py", "desk.py", "clerk.py"),
+    *("scripted.py", "test_stock.py"),
+)
 END_SECONDS = 30
 
 
@@ -238,6 +242,29 @@ def test_the_agents_that_spawn_are_a_valid_definition() -> None:
     assert isinstance(names["colony"], Colony)
     names["colony"].check()
     assert names["colony"].agents["lead"].spawns
+
+
+async def test_the_clerk_checks_and_signs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stages refuse what they say, and its tool gets the secret."""
+    code = python("clerk.py").text.replace('"openai:gpt-5-mini"', "MODEL", 1)
+    model = """from colony.testing_model import Call, ScriptedModel, report
+MODEL = ScriptedModel([Call("sign_in", {"account": "work-github"}), report("success", "In.")])
+"""
+    (tmp_path / "clerk.py").write_text(model + code, encoding="utf-8")
+    monkeypatch.setenv("GITHUB_TOKEN", "x" * 17)
+    async with Fleet("clerk:colony", cwd=tmp_path) as fleet:
+        with pytest.raises(
+            PipelineRejected, match="'input_validation': data: 'repo' is a required"
+        ):
+            await fleet.runtime.spawn("Sign in.")
+        [worker] = await fleet.runtime.spawn(
+            "Sign in.", data={"repo": "a", "accounts": "work-github"}
+        )
+        await fleet.runtime.wait_for_worker(worker, timeout=20)
+        said = str(await fleet.runtime.get_conversation(worker))
+    assert "signed in with 17 characters" in said
 
 
 def test_the_table_of_commands_is_complete() -> None:

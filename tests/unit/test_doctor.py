@@ -93,3 +93,25 @@ def test_a_node_with_lag_and_a_deaf_one_are_found() -> None:
     assert (lag.level, "blocked for 2.5 s" in lag.found) == (Level.WARNING, True)
     [deaf] = _ailing([node(silent_ms=14_000)])
     assert (deaf.level, "for 14 s" in deaf.found) == (Level.PROBLEM, True)
+
+
+def test_references_that_do_not_resolve_are_named_without_values(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = "tests.fleet.pipeline_definitions:trusted"
+
+    async def look() -> list[Finding]:
+        found = diagnose(definition, None, Settings(redis_url=server.url))
+        return [finding async for finding in found if finding.check == "credentials"]
+
+    monkeypatch.setenv("TEST_PLANTED", "pl4nted")
+    findings = asyncio.run(look())
+    assert {finding.level for finding in findings} == {Level.WARNING}
+    assert [finding.found.partition(" is not")[0] for finding in findings] == [
+        "account 'mounted': its vault failed with KeyError",
+        "account 'missing': env:TEST_NOT_SET: this environment variable",
+    ]
+    monkeypatch.setenv("TEST_PLANTED_TOO", "pl4nted")
+    monkeypatch.setenv("TEST_NOT_SET", "pl4nted")
+    [good] = asyncio.run(look())
+    assert (good.level, "pl4nted" in good.found) == (Level.OK, False)
