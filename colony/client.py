@@ -132,6 +132,7 @@ class ColonyClient:
     drain_node = _blocking(ColonyRuntime.drain_node)
     list_rejected = _blocking(ColonyRuntime.list_rejected)
     queue_depth = _blocking(ColonyRuntime.queue_depth)
+    intake_depth = _blocking(ColonyRuntime.intake_depth)
     set_limit = _blocking(ColonyRuntime.set_limit)
     get_limits = _blocking(ColonyRuntime.get_limits)
     pause_intake = _blocking(ColonyRuntime.pause_intake)

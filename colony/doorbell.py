@@ -100,6 +100,7 @@ class Doorbells:
     def __init__(self, app: Celery, colony_id: str, settings: Settings) -> None:
         self._app = app
         self._queue = queue_of(colony_id)
+        self._intake = intake_of(colony_id)
         self._unacked = app.conf.broker_transport_options["unacked_key"]
         self._where = safe_url(settings.queue_url)
 
@@ -126,6 +127,14 @@ class Doorbells:
             with self._app.connection_or_acquire() as connection:
                 client: Any = connection.default_channel.client
                 return int(client.llen(self._queue)), int(client.hlen(self._unacked))
+        except BROKER_LOST as error:
+            raise self._away(error) from error
+
+    def intake_depth(self) -> int:
+        """How many messages of foreign producers wait to be accepted."""
+        try:
+            with self._app.connection_or_acquire() as connection:
+                return int(connection.default_channel._size(self._intake))
         except BROKER_LOST as error:
             raise self._away(error) from error
 

@@ -171,6 +171,7 @@ async def _examine_colony(
         return [
             *_nodes(chosen, nodes, loaded),
             *_queue(figures, await runtime.queue_depth()),
+            *_intake(await runtime.intake_depth()),
             await _rejected(runtime),
             *_quarantine(figures),
         ]
@@ -242,6 +243,16 @@ def _queue(figures: FleetStats, depth: int) -> Iterator[Finding]:
         yield Finding("queue", Level.OK, found)
 
 
+def _intake(waiting: int) -> Iterator[Finding]:
+    if waiting:
+        yield Finding(
+            "intake",
+            Level.WARNING,
+            f"{waiting:,} messages of foreign producers wait to be accepted",
+            "if they do not become fewer: open the intake (colony resume), start nodes, or see a node's log",
+        )
+
+
 def _quarantine(figures: FleetStats) -> Iterator[Finding]:
     if figures.quarantined:
         yield Finding(
@@ -261,5 +272,5 @@ async def _rejected(runtime: ColonyRuntime) -> Finding:
         f"{message.at:%Y-%m-%d %H:%M:%S}Z {message.reason}: {one_line(message.message, 60)}"
         for message in rejected[:REJECTED_SHOWN]
     )
-    remedy = "find out who sends them: only Colony's own producers may write to this queue"
+    remedy = "find out who sends them: others than Colony send colony.spawn, …, to colony.<name>.intake"
     return Finding("messages set aside", Level.WARNING, f"{len(rejected)}: {shown}", remedy)

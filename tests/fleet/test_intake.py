@@ -338,6 +338,7 @@ async def test_a_paused_intake_keeps_what_is_sent(running: Fleet, client: Celery
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(answer(sent[0].get, timeout=2), 2)
         tries = redis.info("commandstats")["cmdstat_blmove"]["calls"] - calls
+        assert await running.runtime.intake_depth() == 3
     assert 1 <= tries <= 8
     assert await totals(running) == before
     await running.runtime.resume_intake()
