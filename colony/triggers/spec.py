@@ -172,7 +172,7 @@ class TriggerSpec(BaseModel):
     @classmethod
     def _config_of_type(cls, given: Any) -> Any:
         """The configuration is read as that of the trigger's type, so that an error names its fields."""
-        if not isinstance(given, dict) or given.get("trigger_type") not in set(TriggerType):
+        if not isinstance(given, dict) or given.get("trigger_type") not in list(TriggerType):
             return given
         config = given.get("trigger_config") or {}
         if isinstance(config, BaseModel):
