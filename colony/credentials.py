@@ -12,6 +12,7 @@ A **reference** says where a value is, and is no secret: ``env:NAME``, ``file:/r
 secret; trailing newline stripped), or ``<scheme>:…`` with a `Vault` of your own (``Colony(vaults={…})``).
 A **value** never leaves the process that resolved it: it is in no message, event, log, conversation or
 report, and a tool's result or error that holds it verbatim is told with ``[redacted: <alias>]`` in its place.
+(Verbatim: as it is, or escaped as JSON writes it. Not otherwise encoded, nor with fewer than 4 characters.)
 
 Values are read anew when they are used, at most `COLONY_CREDENTIAL_TTL` (30 s) later: a rotated secret needs
 no restart. (A process' environment does not change: rotate with files or a vault.)

@@ -6,20 +6,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, model_validator
 from pydantic_core import to_json
 
 from colony.errors import PipelineIncomplete
 from colony.pipeline.registry import stage
 from colony.pipeline.stage import Continue, Incoming, Reject, Verdict
 
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
+Problem = Callable[[dict[str, JsonValue]], tuple[str, str] | None]
+"""The first field that does not fit, and why; None where all do."""
 
 ALL_OTHERS = "*"
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
@@ -38,32 +37,18 @@ class InputValidation(BaseModel):
     name: str = "input_validation"
     order: int = 100
     schemas: dict[str, dict[str, JsonValue]]
-    _validators: dict[str, Validator] = PrivateAttr(default_factory=dict)
+    _problems: dict[str, Problem] = PrivateAttr(default_factory=dict)
 
-    @field_validator("schemas")
-    @classmethod
-    def _stand_by_themselves(
-        cls, schemas: dict[str, dict[str, JsonValue]]
-    ) -> dict[str, dict[str, JsonValue]]:
-        for entry, schema in schemas.items():
-            if remote := [ref for ref in _references(schema) if not ref.startswith("#")]:
-                raise ValueError(
-                    f"the schema of {entry!r} refers to {remote[0]!r}: a reference must stay within the "
-                    "schema (#/$defs/…)"
-                )
-            _check(entry, schema)
-        return schemas
+    @model_validator(mode="after")
+    def _make_checks(self) -> Self:
+        self._problems.update({entry: _problem_by(s, entry) for entry, s in self.schemas.items()})
+        return self
 
     async def process(self, incoming: Incoming) -> Verdict:
         """Reject what does not fit, naming field and reason."""
-        schema = self.schemas.get(incoming.entry, self.schemas.get(ALL_OTHERS))
-        if schema is None:
-            return Continue()
-        validator = self._validators.setdefault(incoming.entry, _validator(schema))
-        error = _tools().best_match(validator.iter_errors(dict(incoming.data)))
-        if error is None:
-            return Continue()
-        return _rejected(f"data{error.json_path.removeprefix('$')}", error.message)
+        problem = self._problems.get(incoming.entry) or self._problems.get(ALL_OTHERS)
+        found = None if problem is None else problem(dict(incoming.data))
+        return Continue() if found is None else _rejected(*found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,47 +86,35 @@ def _references(schema: JsonValue) -> Iterator[str]:
             yield from _references(item)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tools:
-    best_match: Any
-    validator_for: Any
-    default: Any
-    registry: Any
-    schema_error: type[Exception]
-
-
-@functools.cache
-def _tools() -> _Tools:
-    """jsonschema, where it is installed."""
+def _problem_by(schema: dict[str, JsonValue], entry: str) -> Problem:
+    """The check of one schema. Raises `ValueError` for a wrong one."""
     try:
         import jsonschema  # noqa: PLC0415 - an extra
-        import referencing  # noqa: PLC0415
+        from referencing import Registry  # noqa: PLC0415 - comes with it
     except ImportError as error:
         raise PipelineIncomplete(
             "the pipeline checks data against a JSON schema, and this process has nothing to do it with: "
             "pip install 'colony[jsonschema]'"
         ) from error
-    return _Tools(
-        jsonschema.exceptions.best_match,
-        jsonschema.validators.validator_for,
-        jsonschema.Draft202012Validator,
-        referencing.Registry(),  # an empty one: nothing is fetched
-        jsonschema.SchemaError,
-    )
-
-
-def _check(entry: str, schema: Mapping[str, JsonValue]) -> None:
-    tools = _tools()
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise ValueError(
+                f"the schema of {entry!r} refers to {reference!r}: a reference must stay within the schema "
+                "(#/$defs/…)"
+            )
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        tools.validator_for(schema, default=tools.default).check_schema(schema)
-    except tools.schema_error as error:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
         raise ValueError(
-            f"the schema of {entry!r} is no JSON schema: {str(error)[:500]}"
+            f"the schema of {entry!r} is no JSON schema: {error.message[:500]}"
         ) from error
+    validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
 
+    def problem(data: dict[str, JsonValue]) -> tuple[str, str] | None:
+        error = jsonschema.exceptions.best_match(validator.iter_errors(data))
+        return (
+            None if error is None else (f"data{error.json_path.removeprefix('$')}", error.message)
+        )
 
-def _validator(schema: Mapping[str, JsonValue]) -> Validator:
-    tools = _tools()
-    kind = tools.validator_for(schema, default=tools.default)
-    made: Validator = kind(schema, registry=tools.registry, format_checker=kind.FORMAT_CHECKER)
-    return made
+    return problem

@@ -37,11 +37,13 @@ _ENTRIES = TypeAdapter(list[StageEntry])
 def stage(name: str) -> Callable[[T], T]:
     """Register a type of stages, so that configuration can name it: ``@stage("office_hours")``.
 
-    It is called with the entry's ``config`` as keywords, and ``order`` where the entry has one.
+    It is called with the entry's ``config`` as keywords, and ``order`` where the entry has one. The same type
+    may be registered again, as by a module that is imported under two names.
     """
 
     def register(made_by: T) -> T:
-        if name == CODE or name in _types:
+        known = getattr(_types.get(name, made_by), "__qualname__", None)
+        if name == CODE or known != getattr(made_by, "__qualname__", None):
             raise DefinitionError(f"stage type {name!r} is taken; choose another name")
         _types[name] = made_by
         return made_by

@@ -59,7 +59,7 @@ class Pipeline:
                 verdicts = await _ask(stage, now)
                 now = [self._obey(stage, *one) for one in zip(verdicts, now, places, strict=True)]
         except PipelineRejected as rejected:
-            log.info("%s: %s", incomings[0].entry, rejected)
+            log.info("stage %r rejected a request by %r", rejected.stage, incomings[0].entry)
             await self._count()
             raise
         return now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -278,6 +279,13 @@ async def test_a_json_schema_names_field_and_reason(data: Any, reason: str | Non
 def test_a_schema_that_is_wrong_or_refers_elsewhere(schema: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         InputValidation(schemas={"spawn": schema})
+
+
+def test_a_process_without_jsonschema_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    face = dump([InputValidation(schemas={"spawn": SCHEMA})])
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with pytest.raises(PipelineIncomplete, match=r"pip install 'colony\[jsonschema\]'"):
+        load(face, {}, "c")
 
 
 async def test_a_pydantic_model_names_field_and_reason_without_the_input() -> None:
