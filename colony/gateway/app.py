@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
@@ -22,6 +22,7 @@ from colony.gateway.colonies import Colonies
 from colony.gateway.limits import Limits
 from colony.gateway.routes import PREFIX, ROUTERS
 from colony.gateway.settings import GatewaySettings
+from colony.pipeline.stage import Stage
 from colony.settings import Settings
 
 log = logging.getLogger("colony.gateway")
@@ -35,16 +36,18 @@ def create_app(
     gateway: GatewaySettings | None = None,
     *,
     guarded: bool = True,
+    pipelines: Mapping[str, Sequence[Stage]] | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI app; settings come from the environment where none are given.
 
     `guarded=False` lets everybody on this machine do everything without a token, and nobody else.
+    `pipelines` are, by colony, the stages of its pipeline that are code (`colony.pipeline`).
     """
     settings, gateway = settings or Settings(), gateway or GatewaySettings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        colonies = Colonies(settings, gateway)
+        colonies = Colonies(settings, gateway, pipelines or {})
         app.state.colonies, app.state.gateway = colonies, gateway
         app.state.doorkeeper = Doorkeeper(colonies, gateway, guarded)
         app.state.ending = asyncio.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -12,6 +12,7 @@ from colony.gateway.feed import Feed
 from colony.gateway.problems import Refused
 from colony.gateway.settings import GatewaySettings
 from colony.operations import unknown_colony
+from colony.pipeline.stage import Stage
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
 from colony.store import Link, Store
@@ -29,9 +30,12 @@ class Open:
 class Colonies:
     """Use it as ``async with``. At most `max_colonies` are open; the longest idle one makes room."""
 
-    def __init__(self, settings: Settings, gateway: GatewaySettings) -> None:
+    def __init__(
+        self, settings: Settings, gateway: GatewaySettings, pipelines: Mapping[str, Sequence[Stage]]
+    ) -> None:
         self._settings = settings
         self._gateway = gateway
+        self._pipelines = pipelines
         self._link = Link(settings.redis_url, patience=settings.connect_timeout)
         self._open: dict[str, Open] = {}  # the longest idle first
         self._opening = asyncio.Lock()
@@ -84,7 +88,9 @@ class Colonies:
                     retry_after=5,
                 )
             await self._close(self._open.pop(idle))
-        runtime = await ColonyRuntime(colony_id, settings=self._settings).__aenter__()
+        stages = self._pipelines.get(colony_id, ())
+        runtime = ColonyRuntime(colony_id, settings=self._settings, pipeline=stages)
+        await runtime.__aenter__()
         feed = Feed(self.store(colony_id), self._gateway.stream_buffer)
         self._open[colony_id] = Open(runtime, feed)
         return self._open[colony_id]

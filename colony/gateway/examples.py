@@ -125,6 +125,33 @@ NODE: dict[str, Any] = {
     "running": 10,
 }
 LIMITS = [{"name": "max_concurrent_workers", "defined": 500, "most": 50}]
+TRIGGER: dict[str, Any] = {
+    "trigger_id": "morning",
+    "spec": {
+        "id": "morning",
+        "name": "",
+        "trigger_type": "timer",
+        "trigger_config": {"cron": "0 8 * * 1-5", "timezone": "Europe/Paris"},
+        "task": "Summarise what happened since ${trigger.due}",
+    },
+    "paused": False,
+    "next_due": AT,
+    "last_fired": AT,
+    "fired": 12,
+    "missed": 0,
+    "live": 0,
+    "created_at": AT,
+}
+TRIGGERS = {"items": [TRIGGER], "next_cursor": None}
+FIRE: dict[str, Any] = {
+    "at": AT,
+    "source": "timer",
+    "due": AT,
+    "missed": 0,
+    "outcome": "accepted",
+    "worker_id": WORKER_ID,
+}
+FIRED = {"trigger_id": "morning", "worker_id": WORKER_ID}
 EVENT = (
     "retry: 1000\nid: 1-41\n\nid: 1-42\nevent: execution_completed\n"
     f'data: {{"id":"1-42","type":"execution_completed","worker_id":"{WORKER_ID}","data":'

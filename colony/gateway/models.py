@@ -17,6 +17,7 @@ from pydantic import (
 
 from colony.models import BatchRecord, ReportStatus, WorkerState
 from colony.tasks import MAX_WORKERS
+from colony.triggers import TriggerSpec
 
 TEN_YEARS = 10 * 365 * 86_400
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -150,6 +151,39 @@ class Stop(Request):
     reason: str | None = Field(None, max_length=1000, description="Kept in the report.")
 
 
+class PutTrigger(TriggerSpec):
+    """A trigger, without its id or with the one in the URL."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "trigger_type": "timer",
+                    "trigger_config": {"cron": "0 8 * * 1-5", "timezone": "Europe/Paris"},
+                    "task": "Summarise what happened since ${trigger.due}",
+                }
+            ]
+        }
+    )
+
+    id: str = ""
+
+
+class Fire(Request):
+    """What a trigger is fired with."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": {"city": "Paris"}}]})
+
+    input: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Fired(BaseModel):
+    """The worker that a trigger has spawned."""
+
+    trigger_id: str
+    worker_id: str
+
+
 class SetLimit(Request):
     """A cap of admission; null gives it back to the definition."""
 
@@ -200,11 +234,11 @@ class BatchView(BaseModel):
     arrived: int
     policy: str
     need: int
-    parent_id: str | None
+    parent_id: str | None = None
     created_at: datetime
-    deadline: datetime | None
-    joined_at: datetime | None
-    counts: dict[ReportStatus, int] | None
+    deadline: datetime | None = None
+    joined_at: datetime | None = None
+    counts: dict[ReportStatus, int] | None = None
 
     @classmethod
     def of(cls, batch: BatchRecord) -> BatchView:
@@ -251,7 +285,7 @@ class Drained(BaseModel):
     node: str
 
 
-class Intake(BaseModel):
-    """Whether new work is refused."""
+class Paused(BaseModel):
+    """Whether it (the intake, a trigger, all timers) is paused."""
 
     paused: bool

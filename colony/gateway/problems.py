@@ -67,6 +67,7 @@ NOT_FOUND = HTTPStatus.NOT_FOUND
 TABLE: Mapping[type[ColonyError], Kind] = {
     errors.InvalidTask: Kind("invalid-task", HTTPStatus.UNPROCESSABLE_ENTITY),
     errors.InvalidTrigger: Kind("invalid-trigger", HTTPStatus.UNPROCESSABLE_ENTITY),
+    errors.InvalidSubscription: Kind("invalid-subscription", HTTPStatus.UNPROCESSABLE_ENTITY),
     errors.PipelineRejected: Kind("rejected", HTTPStatus.UNPROCESSABLE_ENTITY),
     errors.UnknownColony: Kind("unknown-colony", NOT_FOUND),
     errors.UnknownWorker: Kind("unknown-worker", NOT_FOUND),
@@ -74,8 +75,13 @@ TABLE: Mapping[type[ColonyError], Kind] = {
     errors.UnknownTrigger: Kind("unknown-trigger", NOT_FOUND),
     errors.UnknownNode: Kind("unknown-node", NOT_FOUND),
     errors.NotQuarantined: Kind("not-quarantined", NOT_FOUND),
+    errors.UnknownSubscription: Kind("unknown-subscription", NOT_FOUND),
+    errors.UnknownDelivery: Kind("unknown-delivery", NOT_FOUND),
+    errors.UnknownToken: Kind("unknown-token", NOT_FOUND),
     errors.NotEnded: Kind("not-ended", HTTPStatus.CONFLICT),
     errors.TreeLimit: Kind("tree-limit", HTTPStatus.UNPROCESSABLE_ENTITY),
+    errors.TriggerPaused: Kind("trigger-paused", HTTPStatus.CONFLICT),
+    errors.TriggerBusy: Kind("trigger-busy", UNAVAILABLE, 5),
     errors.IntakePaused: Kind("intake-paused", UNAVAILABLE, 10),
     errors.FleetFull: Kind("fleet-full", UNAVAILABLE, 5),
     errors.NoNodes: Kind("no-nodes", UNAVAILABLE, 10),
@@ -83,6 +89,7 @@ TABLE: Mapping[type[ColonyError], Kind] = {
     errors.TriggerBusy: Kind("trigger-busy", HTTPStatus.TOO_MANY_REQUESTS, 5),
     errors.SpawnRefused: Kind("spawn-refused", UNAVAILABLE, 1),
     errors.StoreUnavailable: Kind("store-unavailable", UNAVAILABLE, 2),
+    errors.PipelineIncomplete: Kind("pipeline-incomplete", UNAVAILABLE),
     errors.ColonyError: Kind("internal-error", HTTPStatus.INTERNAL_SERVER_ERROR),
 }
 """Every error of the runtime. A subclass that is not named here counts as the nearest that is."""
@@ -134,8 +141,8 @@ class Refused(HTTPException):
 def kind_of(error: ColonyError) -> Kind:
     """The row of the table for an error."""
     found = next(TABLE[base] for base in type(error).__mro__ if base in TABLE)
-    if isinstance(error, PipelineRejected) and error.stage == "rate_limit":
-        return Kind(found.name, HTTPStatus.TOO_MANY_REQUESTS, 1)
+    if isinstance(error, PipelineRejected) and error.retry_after is not None:
+        return Kind(found.name, HTTPStatus.TOO_MANY_REQUESTS, error.retry_after)
     return found
 
 
@@ -211,10 +218,11 @@ async def _colony_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.NOT_FOUND and not isinstance(error, Refused):
-        error.detail = f"there is nothing at {request.url.path}: see /openapi.json"
-    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        error.detail = f"{request.method} is not for {request.url.path}"
+    if not isinstance(error, Refused):  # Starlette's router says no more than the status
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            error.detail = f"there is nothing at {request.url.path}: see /openapi.json"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            error.detail = f"{request.method} is not for {request.url.path}"
     return of_refusal(error)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from colony.gateway.routes import batches, events, fleet, hooks, quarantine, trees, workers
+from colony.gateway.routes import (
+    batches,
+    events,
+    fleet,
+    hooks,
+    quarantine,
+    trees,
+    triggers,
+    workers,
+)
 
 PREFIX = "/v1/colonies/{colony}"
 
@@ -12,6 +21,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     workers.router,
     batches.router,
     trees.router,
+    triggers.router,
     events.router,
     quarantine.router,
     fleet.router,

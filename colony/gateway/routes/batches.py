@@ -12,6 +12,7 @@ from colony.gateway.models import BatchSpawned, BatchView, Member, SpawnBatch, S
 from colony.gateway.routes.common import (
     NOT_YET,
     BatchId,
+    Caller,
     Cursor,
     IdempotencyKey,
     Limit,
@@ -45,13 +46,16 @@ NEXT = {
     operation_id="spawn_batch",
     **operation(Scope.SPAWN, examples.BATCH_SPAWNED, status=202, body=True, links=NEXT),
 )
-async def spawn_batch(body: SpawnBatch, runtime: Runtime, key: IdempotencyKey) -> BatchSpawned:
+async def spawn_batch(
+    body: SpawnBatch, runtime: Runtime, caller: Caller, key: IdempotencyKey
+) -> BatchSpawned:
     """Give up to 10,000 tasks to the fleet: all of them are accepted, or none."""
     batch = await runtime.spawn_batch(
         [task.model_dump() for task in body.tasks],
         policy=body.policy,
         first_n=body.first_n,
         idempotency_key=key,
+        caller=caller,
         **body.options(),
     )
     return _spawned(batch)

@@ -8,7 +8,7 @@ from fastapi import Path
 
 from colony.gateway import examples
 from colony.gateway.describe import operation
-from colony.gateway.models import Drained, Intake, SetLimit
+from colony.gateway.models import Drained, Paused, SetLimit
 from colony.gateway.routes.common import IDS, Runtime, router_for
 from colony.models import FleetStats, Limit, NodeInfo
 from colony.tokens import Scope
@@ -65,16 +65,16 @@ async def set_limit(
 @router.post(
     "/intake/pause", operation_id="pause_intake", **operation(Scope.ADMIN, {"paused": True})
 )
-async def pause_intake(runtime: Runtime) -> Intake:
+async def pause_intake(runtime: Runtime) -> Paused:
     """Refuse new work; what was accepted goes on."""
     await runtime.pause_intake()
-    return Intake(paused=True)
+    return Paused(paused=True)
 
 
 @router.post(
     "/intake/resume", operation_id="resume_intake", **operation(Scope.ADMIN, {"paused": False})
 )
-async def resume_intake(runtime: Runtime) -> Intake:
+async def resume_intake(runtime: Runtime) -> Paused:
     """Accept new work again."""
     await runtime.resume_intake()
-    return Intake(paused=False)
+    return Paused(paused=False)

@@ -11,6 +11,7 @@ from colony.gateway.describe import link, operation
 from colony.gateway.models import Retried, Spawn, Spawned, Stopped
 from colony.gateway.routes.common import (
     NOT_YET,
+    Caller,
     Cursor,
     IdempotencyKey,
     Limit,
@@ -42,7 +43,7 @@ NEXT = {
     operation_id="spawn",
     **operation(Scope.SPAWN, examples.SPAWNED, status=202, body=True, links=NEXT),
 )
-async def spawn(body: Spawn, runtime: Runtime, key: IdempotencyKey) -> Spawned:
+async def spawn(body: Spawn, runtime: Runtime, caller: Caller, key: IdempotencyKey) -> Spawned:
     """Give a task to the fleet. Once this is answered the workers are kept, whatever happens."""
     ids = await runtime.spawn(
         body.task,
@@ -50,6 +51,7 @@ async def spawn(body: Spawn, runtime: Runtime, key: IdempotencyKey) -> Spawned:
         data=body.data,
         agent=body.agent,
         idempotency_key=key,
+        caller=caller,
         **body.options(),
     )
     return Spawned(worker_ids=ids)

@@ -1,0 +1,141 @@
+"""Triggers: what spawns workers by the clock, by webhooks, by events, or when it is fired here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+
+from colony.errors import InvalidTrigger
+from colony.gateway import examples
+from colony.gateway.describe import link, operation
+from colony.gateway.models import Fire, Fired, Paused, PutTrigger
+from colony.gateway.routes.common import Caller, Cursor, IdempotencyKey, Limit, Runtime, router_for
+from colony.listing import Page, make_cursor, read_cursor
+from colony.models import FireRecord, TriggerInfo
+from colony.tokens import Scope
+from colony.triggers import TriggerSpec
+
+router = router_for("triggers")
+
+TriggerId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["morning"])]
+
+
+@router.get("/triggers", operation_id="list_triggers", **operation(Scope.READ, examples.TRIGGERS))
+async def list_triggers(runtime: Runtime, limit: Limit, cursor: Cursor = None) -> Page[TriggerInfo]:
+    """All triggers, by id: what each is, when it is due, how often it fired and what it missed."""
+    after = "" if cursor is None else read_cursor("triggers", cursor)[1]
+    found = [each for each in await runtime.list_triggers() if each.trigger_id > after]
+    page = tuple(found[:limit])
+    more = make_cursor("triggers", 0, page[-1].trigger_id) if len(found) > limit else None
+    return Page(items=page, next_cursor=more)
+
+
+@router.get(
+    "/triggers/{trigger_id}",
+    operation_id="get_trigger",
+    **operation(Scope.READ, examples.TRIGGER),
+)
+async def get_trigger(trigger_id: TriggerId, runtime: Runtime) -> TriggerInfo:
+    """One trigger."""
+    return await runtime.get_trigger(trigger_id)
+
+
+@router.put(
+    "/triggers/{trigger_id}",
+    operation_id="put_trigger",
+    **operation(Scope.ADMIN, examples.TRIGGER, body=True),
+)
+async def put_trigger(trigger_id: TriggerId, body: PutTrigger, runtime: Runtime) -> TriggerInfo:
+    """Add a trigger, or change it while the fleet runs."""
+    if body.id not in ("", trigger_id):
+        raise InvalidTrigger(f"id: expected {trigger_id!r} as in the URL, or none, got {body.id!r}")
+    await runtime.put_trigger(TriggerSpec.of({**body.model_dump(), "id": trigger_id}))
+    return await runtime.get_trigger(trigger_id)
+
+
+@router.delete(
+    "/triggers/{trigger_id}",
+    operation_id="remove_trigger",
+    **operation(Scope.ADMIN, None, status=204),
+)
+async def remove_trigger(trigger_id: TriggerId, runtime: Runtime) -> None:
+    """Forget a trigger and its history; its workers live on."""
+    await runtime.remove_trigger(trigger_id)
+
+
+@router.post(
+    "/triggers/{trigger_id}/fire",
+    operation_id="fire_trigger",
+    **operation(
+        Scope.SPAWN,
+        examples.FIRED,
+        status=202,
+        body=True,
+        also=(409,),
+        links={"worker": link("get_worker", "worker_id", "$response.body#/worker_id")},
+    ),
+)
+async def fire_trigger(
+    trigger_id: TriggerId,
+    runtime: Runtime,
+    caller: Caller,
+    key: IdempotencyKey,
+    body: Fire | None = None,
+) -> Fired:
+    """Fire a trigger of any type now. Its task may name what is in `input`."""
+    given = {} if body is None else body.input
+    worker_id = await runtime.trigger(
+        trigger_id, given, idempotency_key=key and f"{key}:{trigger_id}", caller=caller
+    )
+    return Fired(trigger_id=trigger_id, worker_id=worker_id)
+
+
+@router.get(
+    "/triggers/{trigger_id}/fires",
+    operation_id="get_fires",
+    **operation(Scope.READ, [examples.FIRE]),
+)
+async def get_fires(trigger_id: TriggerId, runtime: Runtime, limit: Limit) -> list[FireRecord]:
+    """The trigger's latest fires, newest first, those too that came to nothing. The last 100 are kept."""
+    return await runtime.get_fires(trigger_id, limit)
+
+
+@router.post(
+    "/triggers/{trigger_id}/pause",
+    operation_id="pause_trigger",
+    **operation(Scope.ADMIN, {"paused": True}),
+)
+async def pause_trigger(trigger_id: TriggerId, runtime: Runtime) -> Paused:
+    """It fires no more, whatever comes, until it is resumed."""
+    await runtime.pause_trigger(trigger_id)
+    return Paused(paused=True)
+
+
+@router.post(
+    "/triggers/{trigger_id}/resume",
+    operation_id="resume_trigger",
+    **operation(Scope.ADMIN, {"paused": False}),
+)
+async def resume_trigger(trigger_id: TriggerId, runtime: Runtime) -> Paused:
+    """It fires again; what a timer missed in the pause is not made good."""
+    await runtime.resume_trigger(trigger_id)
+    return Paused(paused=False)
+
+
+@router.post(
+    "/timers/pause", operation_id="pause_timers", **operation(Scope.ADMIN, {"paused": True})
+)
+async def pause_timers(runtime: Runtime) -> Paused:
+    """No timer fires until they are resumed."""
+    await runtime.pause_timers()
+    return Paused(paused=True)
+
+
+@router.post(
+    "/timers/resume", operation_id="resume_timers", **operation(Scope.ADMIN, {"paused": False})
+)
+async def resume_timers(runtime: Runtime) -> Paused:
+    """Timers fire again, from their next times on."""
+    await runtime.resume_timers()
+    return Paused(paused=False)

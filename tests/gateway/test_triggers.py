@@ -1,0 +1,96 @@
+"""Triggers over HTTP: put, looked at, fired, paused, removed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.gateway.kit import Api
+
+pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="session")]
+
+MANUAL = {"trigger_type": "manual", "task": "fetch ${input.city}"}
+TIMER = {
+    "trigger_type": "timer",
+    "trigger_config": {"cron": "0 8 * * 1-5", "timezone": "Europe/Paris"},
+    "task": "fetch",
+}
+
+
+async def test_the_life_of_a_trigger(api: Api) -> None:
+    """It is put, fired once for one key, paused, resumed, changed and removed."""
+    made = await api.json("PUT", "/triggers/cities", json=MANUAL)
+    assert (made["trigger_id"], made["spec"]["task"]) == ("cities", MANUAL["task"])
+    key = {"Idempotency-Key": "k1"}
+    body = {"input": {"city": "Paris"}}
+    fired = await asyncio.gather(
+        *(api.json("POST", "/triggers/cities/fire", 202, json=body, headers=key) for _ in range(5))
+    )
+    assert len({each["worker_id"] for each in fired}) == 1
+    worker = await api.json("GET", f"/workers/{fired[0]['worker_id']}")
+    assert (worker["task"], worker["data"]["input"]) == ("fetch Paris", {"city": "Paris"})
+    fires = await api.json("GET", "/triggers/cities/fires")
+    assert [(f["outcome"], f["worker_id"]) for f in fires] == [("accepted", fired[0]["worker_id"])]
+    missing = await api.json("POST", "/triggers/cities/fire", 422)
+    assert "input.city" in missing["detail"]
+    assert await api.json("POST", "/triggers/cities/pause") == {"paused": True}
+    paused = await api.json("POST", "/triggers/cities/fire", 409, json=body)
+    assert paused["type"].endswith("trigger-paused")
+    assert await api.json("POST", "/triggers/cities/resume") == {"paused": False}
+    changed = await api.json("PUT", "/triggers/cities", json={**MANUAL, "max_concurrent": 2})
+    assert (changed["spec"]["max_concurrent"], changed["fired"]) == (2, 1)
+    await api.json("DELETE", "/triggers/cities", 204)
+    gone = await api.json("GET", "/triggers/cities", 404)
+    assert gone["type"].endswith("unknown-trigger")
+
+
+async def test_timers_and_pages(api: Api) -> None:
+    """A timer says when it is due; the list comes in pages by id; all timers are held and let go."""
+    for n in range(5):
+        await api.json("PUT", f"/triggers/timer-{n}", json=TIMER)
+    seen: list[str] = []
+    cursor = None
+    while True:
+        params = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = await api.json("GET", "/triggers", params=params)
+        seen += [each["trigger_id"] for each in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert [t for t in seen if t.startswith("timer-")] == [f"timer-{n}" for n in range(5)]
+    assert len(seen) == len(set(seen))
+    assert (await api.json("GET", "/triggers/timer-0"))["next_due"]
+    assert await api.json("POST", "/timers/pause") == {"paused": True}
+    assert await api.json("POST", "/timers/resume") == {"paused": False}
+    for n in range(5):
+        await api.json("DELETE", f"/triggers/timer-{n}", 204)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trigger_type": "timer", "trigger_config": {"cron": "0 0 30 2 *"}, "task": "x"},
+        {
+            "trigger_type": "timer",
+            "trigger_config": {"cron": "* * * * *", "interval": 60},
+            "task": "x",
+        },
+        {
+            "trigger_type": "timer",
+            "trigger_config": {"cron": "* * * * *", "timezone": "Mars/Base"},
+            "task": "x",
+        },
+        {"trigger_type": "nonsense", "task": "x"},
+        {"trigger_type": "manual", "task": "${nonsense.x}"},
+        {"trigger_type": "manual"},
+        {"trigger_type": "manual", "task": "x", "id": "another"},
+        {"trigger_type": "manual", "task": "x", "agent": "nobody"},
+        {"trigger_type": "manual", "task": "x", "nonsense": 1},
+        {},
+    ],
+)
+async def test_what_is_no_trigger_changes_nothing(api: Api, wrong: dict[str, object]) -> None:
+    """Refused with its reason; there is no such trigger afterwards."""
+    await api.json("PUT", "/triggers/wrong", 422, json=wrong)
+    await api.json("GET", "/triggers/wrong", 404)
