@@ -22,8 +22,8 @@ What is owed is written by the script that ends the worker, joins the batch or m
 event, so nothing is passed over; couriers (one in each node) send it, at least once, in no certain order. An
 answer of 2xx is a delivery. 410 gives it up and pauses its subscription; anything else, a redirect too, is
 tried again after `COLONY_DELIVERY_RETRIES` (5 s … 24 h, or later if Retry-After says so), then given up:
-kept among the dead, up to `dead_deliveries_max`, until you retry or drop it. An endpoint that is slow
-delays only itself.
+kept among the dead, up to `dead_deliveries_max`, until you retry or drop it. So is, at once, what would go
+to an address that is not public, or by http (`colony.urls`). An endpoint that is slow delays only itself.
 """
 
 from __future__ import annotations

@@ -85,6 +85,16 @@ async def test_one_origin_has_only_so_many_places_and_lanes_take_turns(store: St
     assert following.id not in {found.id for found in first}
 
 
+async def test_a_lane_without_a_place_is_not_looked_at(store: Store) -> None:
+    """It waits until one of its deliveries has ended: who asks for one delivery gets one of another lane."""
+    for url in (URL, URL, "https://third.example.org/", OTHER):
+        await owed(store, url)
+    urls = [found.to.url for _ in range(3) for found in await take(store, most=1, per_lane=1)]
+    assert urls == [URL, "https://third.example.org/", OTHER]
+    late = await owed(store, "https://late.example.org/")
+    assert [found.id for found in await take(store, most=1, per_lane=1)] == [late]
+
+
 async def test_what_failed_waits_and_then_is_given_up(store: Store) -> None:
     """Not before its time; then dead, kept with its reason, and tried again with all attempts before it."""
     name = await owed(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import ssl
@@ -44,12 +45,14 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
 
 
-async def test_what_is_sent_is_what_was_kept() -> None:
-    """JSON as it was kept, signed; the Host header is the URL's; proxies of the environment are not asked."""
+async def test_what_is_sent_is_what_was_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """JSON as it was kept, signed; the Host header is the URL's; no proxy is asked, no URL is logged."""
+    caplog.set_level(logging.INFO)
     with receiving() as receiver:
-        assert await send(receiver.url("/a?b=c", "localhost")) == Outcome()
+        assert await send(receiver.url("/a?b=hush", "localhost")) == Outcome()
         [request] = receiver.received
-        assert request.path == "/a?b=c"
+        assert request.path == "/a?b=hush"
+        assert "hush" not in caplog.text
         assert request.headers["host"] == receiver.url("", "localhost").removeprefix("http://")
         assert request.headers["content-type"] == "application/json"
         assert request.verified()["data"] == {"n": 2**53 + 1}

@@ -59,19 +59,17 @@ class Sender:
         )
         # Threads of its own: a name server that hangs holds one for each delivery, not those of others.
         self._threads = ThreadPoolExecutor(settings.delivery_concurrency, "colony-resolve")
+        # The transport alone: no redirects, no proxies, and no URLs in the log (they may hold secrets).
         # No connection is kept: it would be found again by its address, whoever's name it was opened for.
-        self._client = httpx2.AsyncClient(
+        self._transport = httpx2.AsyncHTTPTransport(
             verify=ssl.create_default_context(),
-            follow_redirects=False,
             trust_env=False,
-            timeout=None,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
-            headers={"user-agent": "colony-webhooks", "accept-encoding": "identity"},
         )
 
     async def close(self) -> None:
         """Give up what is open."""
-        await self._client.aclose()
+        await self._transport.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, owed: Owed) -> Outcome:
@@ -94,6 +92,7 @@ class Sender:
         body = body_of(owed)
         headers = {
             "host": url.netloc.decode(),
+            "user-agent": "colony-webhooks",
             "content-type": "application/json",
             **await asyncio.to_thread(signed, owed, body),
         }
@@ -107,14 +106,16 @@ class Sender:
     async def _post_to(
         self, url: httpx2.URL, address: Address, headers: dict[str, str], body: bytes
     ) -> httpx2.Response:
-        async with self._client.stream(
+        request = httpx2.Request(
             "POST",
             url.copy_with(host=str(address)),
             headers=headers,
             content=body,
             extensions={"sni_hostname": url.host},
-        ) as response:
-            return response
+        )
+        response = await self._transport.handle_async_request(request)
+        await response.aclose()
+        return response
 
     async def _addresses(self, url: httpx2.URL) -> list[Address]:
         """Where the host is, each address checked. Raises `Refused`, or `OSError` when it is unknown."""
