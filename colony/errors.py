@@ -80,10 +80,13 @@ class PipelineRejected(ColonyError):
     and why; `retry_after`, after how many seconds it is worth asking again, where the stage knows."""
 
     def __init__(self, stage: str, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(f"rejected by the pipeline's stage {stage!r}: {reason}")
+        super().__init__(stage, reason, retry_after)  # what a Celery client makes it of again
         self.stage = stage
         self.reason = reason
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"rejected by the pipeline's stage {self.stage!r}: {self.reason}"
 
 
 class SpawnRefused(ColonyError):
