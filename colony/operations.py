@@ -12,6 +12,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from colony.bell import Bell
 from colony.conversation import Part
 from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
@@ -69,6 +70,7 @@ class Operations:
         self._store = Store(self._link, colony_id)
         self._intake = Intake(self._store, pipeline)
         self._doorbells = Doorbells(celery_app(colony_id, self.settings), colony_id, self.settings)
+        self._bell = Bell(self._doorbells)
 
     async def __aenter__(self) -> Self:
         try:
@@ -274,7 +276,7 @@ class Operations:
         return face
 
     def _spawner(self) -> Spawner:
-        return Spawner(self._store, self._doorbells, self.settings.ring_again_after)
+        return Spawner(self._store, self._bell, self.settings.ring_again_after)
 
     async def _stop_each(self, ids: Sequence[str], reason: str) -> int:
         stopped = 0

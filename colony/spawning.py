@@ -6,15 +6,14 @@ of the broker; a janitor rings for those whose doorbell was not sent.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from colony.bell import Bell
 from colony.definition import ColonyConfig
-from colony.doorbell import Doorbells
-from colony.errors import InvalidTask, StoreUnavailable
+from colony.errors import InvalidTask
 from colony.models import OnComplete, TaskSpec
 from colony.store import Accepted, Ring, Store
 from colony.store.records import new_record
@@ -65,7 +64,7 @@ class Spawner:
     """Accepts workers and rings for them."""
 
     store: Store
-    doorbells: Doorbells
+    bell: Bell
     ring_again_after: timedelta
     default_agent: str = field(default="agent")
 
@@ -83,7 +82,7 @@ class Spawner:
         first answer to the same idempotency key."""
         accepted, rings = await self.accept(ids, specs, config, options, batch=batch, parent=parent)
         if rings:
-            await self.ring(rings, chord_of=batch.batch_id if batch else "")
+            await self.bell.ring(rings, chord_of=batch.batch_id if batch else "")
         return accepted
 
     async def accept(
@@ -137,17 +136,6 @@ class Spawner:
         if options.on_complete:
             fields["on_complete"] = options.on_complete
         return worker_id, fields
-
-    async def ring(self, rings: Sequence[Ring], *, chord_of: str = "") -> None:
-        """Ring for those who were accepted; what cannot be sent is left to the janitors."""
-        try:
-            await asyncio.to_thread(self.doorbells.ring, rings, chord_of=chord_of)
-        except StoreUnavailable as error:
-            log.warning(
-                "%d workers are accepted but were not announced; a node will find them: %s",
-                len(rings),
-                error,
-            )
 
 
 def new_batch(

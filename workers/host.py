@@ -7,16 +7,16 @@ agent loop by the first slice.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic_ai.models import Model
 
+from colony.bell import Bell
 from colony.credentials import Keyring
 from colony.definition import AgentSpec
-from colony.errors import StaleToken, StoreUnavailable
+from colony.errors import StaleToken
 from colony.store import Ring, Store
 from workers.agent.model import Models
 from workers.agent.threads import ToolThreads
@@ -24,8 +24,6 @@ from workers.node.context import NodeContext
 from workers.node.ear import Ear
 from workers.running import Running
 from workers.ticking import Look
-
-log = logging.getLogger("colony.host")
 
 
 @dataclass(slots=True)
@@ -38,6 +36,7 @@ class Host:
     ear: Ear
     models: Models
     keyring: Keyring
+    bell: Bell
     _look: Look | None = None
 
     @classmethod
@@ -50,21 +49,17 @@ class Host:
         models = Models(max_connections=2 * settings.concurrency)
         colony = context.colony
         keyring = Keyring(colony.credentials, colony.vaults, ttl=settings.credential_ttl)
-        return cls(context, store, ToolThreads(settings.tool_threads), ear, models, keyring)
+        bell = Bell(context.doorbells())
+        return cls(context, store, ToolThreads(settings.tool_threads), ear, models, keyring, bell)
 
     async def ring(self, rings: Sequence[Ring]) -> None:
         """Ring doorbells, off the loop; those that cannot be sent are rung again by a janitor."""
-        if not rings:
-            return
-        try:
-            await asyncio.to_thread(self.context.doorbells().ring, rings)
-        except StoreUnavailable as error:
-            log.warning("%d doorbells are rung later: %s", len(rings), error)
+        await self.bell.ring(rings)
 
     @property
     def look(self) -> Look:
         """What a tick has this process do."""
-        self._look = self._look or Look(self.context, self.store, self.ring)
+        self._look = self._look or Look(self.context, self.store, self.bell)
         return self._look
 
     async def join(self, batch_id: str) -> None:

@@ -30,7 +30,7 @@ class SliceOffspring:
         context = host.context
         self._spawner = Spawner(
             host.store,
-            context.doorbells(),
+            host.bell,
             context.settings.ring_again_after,
             context.colony.default_agent,
         )

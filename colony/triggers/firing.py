@@ -80,7 +80,7 @@ class Firing:
         fire = Fire(spec.id, occasion.source, grace_ms=self._grace)
         worker_id = new_worker_id()
         ids, rings = await self._accept(spec, occasion, trigger, fire, worker_id)
-        await self.spawner.ring(rings)
+        await self.spawner.bell.ring(rings)
         return Fired(ids[0], ids[0] == worker_id)
 
     async def fire_timer(self, due: DueTimer, now: int) -> list[Ring]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
+from colony.bell import Bell
 from colony.store import Ring, Store
 from colony.store.triggers import DueTimer
 from colony.triggers.firing import Firing
@@ -22,7 +23,7 @@ MOST_PAGES = 50
 async def ring_timers(
     store: Store,
     made: Callable[[], Awaitable[Firing]],
-    ring: Callable[[Sequence[Ring]], Awaitable[None]],
+    bell: Bell,
 ) -> int:
     """Fire the timers that are due and nobody else rings for; returns how many there were. `made` is
     asked only where there are some."""
@@ -33,7 +34,7 @@ async def ring_timers(
             break
         firing = await made()
         found = await asyncio.gather(*(_fire(firing, timer, now) for timer in due))
-        await ring([r for each in found for r in each])
+        await bell.ring([r for each in found for r in each])
         rung += len(due)
     return rung
 

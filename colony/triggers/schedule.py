@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -30,6 +31,7 @@ class Schedule:
     jitter_ms: int
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def of(
         cls, cron: str | None, interval: timedelta | None, timezone: str, jitter: timedelta
     ) -> Self:

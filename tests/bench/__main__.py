@@ -13,6 +13,8 @@
     (k) drain of a node with 1,000 running workers, beyond the calls in flight
     (l) a rolling restart of 2 nodes under load: reports lost, calls repeated
     (m) what heart and janitor cost with 10,000 parked and 10,000 waiting workers
+    (n) 1,000 signed webhooks in a burst: how long each took to be answered
+    (o) 10,000 timers spread over ten minutes, and 2,000 in one second: how late, and what it costs
 
 Production defaults: append-only file on, events on with one live reader, janitor on. Seconds do not
 travel between machines, ratios do; the others run in the same minutes on the same machine. A peer
@@ -36,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from colony.redis_server import newest_server
-from tests.bench import batches, fleet, survival
+from tests.bench import batches, fleet, front_door, survival
 from tests.bench.fleet import IDEAL_SECONDS, Row
 
 PEERS = {"docket": "docket_agents", "dbos": "dbos_agents", "celery": "bare_celery"}
@@ -50,6 +52,7 @@ PARTS = (
     *("three", "spawn", "memory", "latency"),
     *("fan-in", "batch", "parents", "stop"),
     *("rescue", "drain", "rolling", "idle"),
+    *("webhooks", "timers"),
     "peers",
 )
 
@@ -121,6 +124,8 @@ def main(argv: list[str]) -> None:
         "drain": [lambda: asyncio.run(survival.drain(agents))],
         "rolling": [lambda: asyncio.run(survival.rolling_restart(agents // 5))],
         "idle": [lambda: asyncio.run(survival.idle_cost(10 * agents))],
+        "webhooks": [lambda: asyncio.run(front_door.webhooks(agents))],
+        "timers": [lambda: asyncio.run(front_door.timers(10 * agents, 2 * agents))],
         "peers": [lambda: list(peers(agents))],
     }
     console = Console()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 
+from colony.bell import Bell
 from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
 from colony.errors import (
@@ -22,7 +22,7 @@ from colony.intake import Entrance
 from colony.models import ReportStatus, TriggerInfo, WorkerState
 from colony.settings import Settings
 from colony.spawning import Spawner
-from colony.store import Ring, Store
+from colony.store import Store
 from colony.store.triggers import DueTimer
 from colony.tasks import Limits
 from colony.triggers import TriggerSpec
@@ -37,15 +37,11 @@ HOUR = 3_600_000
 
 
 def firing_of(store: Store) -> Firing:
-    """Fires without a definition; nobody is rung."""
+    """Fires without a definition."""
     settings = Settings(redis_url=store.link.url)
     doorbells = Doorbells(celery_app(store.colony_id, settings), store.colony_id, settings)
     entrance = Entrance(store, Limits(65_536, 262_144, frozenset()), ColonyConfig(), None)
-    return Firing(Spawner(store, doorbells, SOON), entrance, GRACE)
-
-
-async def unheard(rings: Sequence[Ring]) -> None:
-    """For tests that count workers, not doorbells."""
+    return Firing(Spawner(store, Bell(doorbells), SOON), entrance, GRACE)
 
 
 def manual(trigger_id: str = "m", **fields: Any) -> TriggerSpec:
@@ -76,7 +72,7 @@ async def ring(store: Store) -> int:
     async def made() -> Firing:
         return firing_of(store)
 
-    return await ring_timers(store, made, unheard)
+    return await ring_timers(store, made, firing_of(store).spawner.bell)
 
 
 async def info(store: Store, trigger_id: str) -> TriggerInfo:

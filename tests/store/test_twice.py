@@ -224,6 +224,18 @@ async def pause_trigger(store: Store) -> Request:
 
 
 @scene(TRANSITIONS)
+async def set_cursor(store: Store) -> Request:
+    await _timer(store)
+    return lambda: store.set_cursor("t", "1-5")
+
+
+@scene(HOUSEKEEPING)
+async def watchers(store: Store) -> Request:
+    await store.put_trigger("w", "{}", kind="event", most=None, policy="skip", cursor="1-0")
+    return lambda: store.watchers(HOUR)
+
+
+@scene(TRANSITIONS)
 async def pause_timers(store: Store) -> Request:
     return lambda: store.hold_timers(hold=True)
 

@@ -6,19 +6,14 @@ times are met all the same. Looking is safe for any number of nodes at once: see
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Sequence
 from datetime import timedelta
 
-from colony.errors import StoreUnavailable
-from colony.store import Ring, Store
+from colony.bell import Bell
+from colony.store import Store
 from workers.node.context import NodeContext
 from workers.node.role import Role
 from workers.node.watching import watch_events
 from workers.ticking import Look
-
-log = logging.getLogger("colony.timekeeper")
 
 
 class Timekeeper(Role):
@@ -28,7 +23,6 @@ class Timekeeper(Role):
 
     def __init__(self, context: NodeContext) -> None:
         super().__init__(context)
-        self._doorbells = context.doorbells()
         self._look: Look | None = None
 
     @property
@@ -37,14 +31,6 @@ class Timekeeper(Role):
 
     async def round(self, store: Store) -> None:
         """Look."""
-        look = self._look = self._look or Look(self.context, store, self._ring)
+        look = self._look = self._look or Look(self.context, store, Bell(self.context.doorbells()))
         await look.at_timers()
         await watch_events(store, look.firing, interval=self.interval * 0.9)
-
-    async def _ring(self, rings: Sequence[Ring]) -> None:
-        if not rings:
-            return
-        try:
-            await asyncio.to_thread(self._doorbells.ring, rings)
-        except StoreUnavailable as error:
-            log.warning("timekeeper: %d doorbells are rung later: %s", len(rings), error)

@@ -60,7 +60,7 @@ async def _watch(
     assert spec.event is not None
     for before, event in page.events:
         if event.type == EventType.GAP:
-            lost = Fire(spec.id, "event", missed=int(event.data.get("missing", 0)))
+            lost = Fire(spec.id, "event", missed=int(event.data.get("missed", 0)))
             await firing.spawner.store.pass_over(lost, "missed: the log of events has them no more")
         elif wants(spec.event, event) and not await _fire(firing, spec, source, event):
             await firing.spawner.store.set_cursor(spec.id, before)
