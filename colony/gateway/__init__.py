@@ -23,14 +23,17 @@ any moment. Served by `colony gateway`, or by ``uvicorn --factory colony.gateway
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from colony.errors import ConfigurationError
 
-try:
-    from colony.gateway.app import create_app
-except ModuleNotFoundError as error:
+_missing = [name for name in ("fastapi", "uvicorn", "standardwebhooks") if find_spec(name) is None]
+if _missing:
     raise ConfigurationError(
-        f"the gateway needs {error.name}: pip install 'colony[gateway]'"
-    ) from error
+        f"the gateway needs {', '.join(_missing)}: pip install 'colony[gateway]'"
+    )
+
+from colony.gateway.app import create_app  # noqa: E402 - not before it is known to be there
 
 __all__ = ["app", "create_app"]
 
