@@ -37,7 +37,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 PRODUCERS = ("producer.py", "blocking.py", "any_celery.py", "batches.py")
 MODULES = (
-    *("stock.py", "local_model.py", "hooks.py", "desk.py", "clerk.py"),
+    *("stock.py", "local_model.py", "hooks.py", "desk.py", "watch.py", "clerk.py"),
     *("scripted.py", "test_stock.py"),
 )
 END_SECONDS = 30
