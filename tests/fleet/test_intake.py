@@ -346,6 +346,26 @@ async def test_a_paused_intake_keeps_what_is_sent(running: Fleet, client: Celery
     await reports_of(running, [w for result in results for w in result["worker_ids"]])
 
 
+async def test_a_revoke_is_heard_before_the_message_is_accepted(
+    running: Fleet, client: Celery
+) -> None:
+    """Celery's revoke of a task that waits in the paused intake: nothing is accepted, the client is told."""
+    await running.runtime.pause_intake()
+    before = await totals(running)
+    sent = await answer(client.send_task, SPAWN, args=["fetch"], queue=INTAKE)
+    await answer(client.control.revoke, sent.id)
+
+    async def heard() -> bool:
+        nodes = await answer(client.control.inspect(timeout=1).revoked)
+        return any(sent.id in ids for ids in (nodes or {}).values())
+
+    await wait_until(heard, 10, what="the node has heard of it")
+    await running.runtime.resume_intake()
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        await answer(sent.get, timeout=10)
+    assert await totals(running) == before
+
+
 REFUSED: dict[str, tuple[str, Any, Any, str]] = {
     "no task": (SPAWN, [], {}, "task is missing"),
     "unknown argument": (SPAWN, ["fetch"], {"dta": {}}, "unknown argument 'dta'"),

@@ -44,19 +44,20 @@ class IntakeQueue:
 
     async def take(self) -> tuple[bytes | None, bool]:
         """The next message, None when none comes within a second; and whether it is this node's turn to
-        `rescue`. An earlier message that was not acknowledged must have been put back."""
+        `rescue`. What was taken before and not acknowledged, perhaps unheard, comes first."""
         pipe = self._redis.pipeline(transaction=False)
+        pipe.lmove(self._taken_by(self._node), self._queue, "LEFT", "RIGHT")
         pipe.sadd(f"{self._queue}.takers", self._node)
         pipe.set(f"{self._queue}.look", self._node, nx=True, px=LOOK_EVERY_MS)
         for priority in PRIORITIES:
             pipe.lmove(f"{self._queue}{Channel.sep}{priority}", self._queue, "RIGHT", "LEFT")
         pipe.blmove(self._queue, self._taken_by(self._node), WAIT_SECONDS, "RIGHT", "LEFT")
         replies: list[Any] = await pipe.execute()
-        return replies[-1], bool(replies[1])
+        return replies[-1], bool(replies[2])
 
-    async def acknowledge(self) -> None:
-        """What was taken is done."""
-        await self._redis.delete(self._taken_by(self._node))
+    async def acknowledge(self, message: bytes) -> None:
+        """It is done; what Redis may have handed over since, to a connection that was lost, is not."""
+        await self._redis.lrem(self._taken_by(self._node), 1, message)  # type: ignore[arg-type]
 
     async def put_back(self, node: str | None = None) -> int:
         """What was taken by this node (or `node`) is the next to be taken again. Returns how many."""

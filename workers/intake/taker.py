@@ -55,6 +55,7 @@ log = logging.getLogger("colony.intake")
 PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds between tries of a message that must wait."""
 KEPT_BYTES = 2000
+"""How much is kept of a message that is set aside."""
 END_SECONDS = 3.0
 """How long the message under way may take when the node ends."""
 
@@ -73,7 +74,6 @@ class Taker(Role):
         self._tracers: dict[str, Callable[..., Any]] = {}
         self._waits = 0
         self._busy = False
-        self._may_hold = True
 
     @property
     def interval(self) -> timedelta:
@@ -109,9 +109,6 @@ class Taker(Role):
 
     async def _one(self, store: Store) -> None:
         try:
-            if self._may_hold:
-                await self._queue.put_back()
-            self._may_hold = True
             raw, is_our_turn = await self._queue.take()
             self._busy = raw is not None
             if is_our_turn:
@@ -119,8 +116,8 @@ class Taker(Role):
             if raw is not None:
                 await self._do(store, raw)
                 reached("before-acknowledge")
-                await self._queue.acknowledge()
-            self._may_hold, self._waits = False, 0
+                await self._queue.acknowledge(raw)
+            self._waits = 0
         except Exception as error:
             if not passes(error):
                 log.exception("taking what producers send failed")
@@ -137,7 +134,6 @@ class Taker(Role):
         self._busy = False
         with contextlib.suppress(RedisError, *CONNECTION_LOST):
             await self._queue.put_back()
-            self._may_hold = False
         await asyncio.sleep(pause)
 
     async def _rescue(self, store: Store) -> None:
@@ -170,7 +166,7 @@ class Taker(Role):
         if reason := _revoked(call):
             await self._blocking(self._revoke, call, reason)
             return
-        outcome = await self._outcome(store, task, call, raw)
+        outcome = await self._outcome(store, task, call)
         await self._blocking(self._trace, task, call, outcome)
 
     def _task_of(self, call: Call) -> IntakeTask:
@@ -180,7 +176,7 @@ class Taker(Role):
             raise Unreadable(f"unknown task {call.name!r:.100}; it takes {known}", call.task_id)
         return task
 
-    async def _outcome(self, store: Store, task: IntakeTask, call: Call, raw: bytes) -> Outcome:
+    async def _outcome(self, store: Store, task: IntakeTask, call: Call) -> Outcome:
         try:
             return Outcome(await task.accept(await self._open_runtime(), call))
         except Exception as error:
@@ -189,7 +185,7 @@ class Taker(Role):
             if not isinstance(error, ColonyError):
                 log.exception("%s %s failed", call.name, call.task_id)
             arguments = json.dumps([call.args, call.kwargs], default=repr)
-            await self._set_aside(store, f"{type(error).__name__}: {error}", arguments[:KEPT_BYTES])
+            await self._set_aside(store, f"{type(error).__name__}: {error}", arguments)
             return Outcome(error=error)
 
     async def _open_runtime(self) -> ColonyRuntime:
