@@ -326,6 +326,8 @@ class WorkerRecord(Model):
     soft_deadline: datetime | None = None
     waits_for: str | None = None
     stopping: str | None = None
+    overruled: str | None = None
+    """How it would have ended without the report that it had filed: stopped, timeout, failed."""
     node: str | None = None
     epoch: int = 0
     resurrections: int = 0

@@ -145,6 +145,7 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "soft_deadline": _soft_deadline(raw),
             "waits_for": raw.get("waits_for") or ("slot" if raw["state"] == "PENDING" else None),
             "stopping": raw.get("stop_status"),
+            "overruled": raw.get("overruled"),
             "node": raw.get("node"),
             "epoch": raw.get("epoch", 0),
             "resurrections": raw.get("resurrections", 0),

@@ -213,7 +213,8 @@ def parents_wake_after_their_last_child(evidence: Evidence) -> Iterator[str]:
             woken_early = not waits.pop(line.of) & joined
             yield from [f"{line.of} was woken before any of its batches was joined"] * woken_early
     for worker in waits:
-        if evidence.store.workers[worker].get("status") not in ("stopped", "timeout"):
+        record = evidence.store.workers[worker]
+        if record.get("overruled", record.get("status")) not in ("stopped", "timeout"):
             yield f"{worker} parked for its children and was not woken"
 
 

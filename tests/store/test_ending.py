@@ -110,6 +110,7 @@ async def test_a_filed_report_stands(store: Store, how: str, provisional: bool) 
     assert record.report is not None
     assert (record.state, record.report.status) == (WorkerState.COMPLETED, ReportStatus.SUCCESS)
     assert (record.report.summary, record.report.data) == ("mine", {"rows": 5})
+    assert record.overruled == ("timeout" if how == "deadline" else "stopped")
 
 
 async def test_stop_of_an_ended_or_unknown_one_changes_nothing(

@@ -242,6 +242,7 @@ local function finish(wid, rec, status, summary, data, err)
     left = ',"left_running":' .. cjson.encode(redis.call('ZRANGE', K.units(wid), 0, -1))
   end
   if rec.filed_status then
+    if status ~= rec.filed_status then redis.call('HSET', K.worker(wid), 'overruled', status) end
     status, summary, data, err = rec.filed_status, rec.filed_summary, rec.filed_data, rec.filed_error
   end
   close_attempt(wid, rec, status)
