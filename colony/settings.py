@@ -3,15 +3,32 @@
 Every field can be set by the environment variable ``COLONY_<FIELD NAME IN CAPITALS>``; durations
 are seconds ("2.5") or ISO 8601 ("PT2.5S"). What belongs to a colony rather than to a process
 (limits, retention) is `colony.definition.ColonyConfig`.
+
+What is secret need not stand in the environment: in the directory that ``COLONY_SECRETS_DIR`` names, or
+else systemd's ``CREDENTIALS_DIRECTORY``, a file ``colony_redis_url`` holds the value of COLONY_REDIS_URL,
+and so on. The environment goes before the files.
 """
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+from colony.errors import ConfigurationError
+
+SECRETS_DIRECTORIES = ("COLONY_SECRETS_DIR", "CREDENTIALS_DIRECTORY")
+"""The variables that may name the directory of the secret files; the first that is set counts."""
 
 
 def _seconds(value: object) -> object:
@@ -159,6 +176,26 @@ class Settings(BaseSettings):
         False,
         description="Whether webhooks may be sent to public addresses by http, for all to read.",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment, then the files of secrets."""
+        named = next(filter(None, map(os.environ.get, SECRETS_DIRECTORIES)), None)
+        if named is None:
+            return init_settings, env_settings
+        if not Path(named).is_dir():
+            raise ConfigurationError(
+                f"{' or '.join(SECRETS_DIRECTORIES)}: expected a directory of secret files, and "
+                f"{named} is none: mount it, or unset the variable"
+            )
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, named)
 
     @model_validator(mode="after")
     def _lease_outlives_beats(self) -> Self:
