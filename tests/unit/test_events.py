@@ -247,3 +247,13 @@ async def test_events_carry_their_colony_and_consecutive_ids(store: Store) -> No
     }
     raw = json.loads(of_worker[-1].model_dump_json())
     assert Event.model_validate(raw) == of_worker[-1]
+
+
+async def test_a_position_ahead_of_the_log_is_a_gap_at_once(store: Store) -> None:
+    """Of this generation: the events that Redis lost, before a node has noticed; of a later one: the log
+    is another, and all of it follows."""
+    await _tell(store, 1, 5)
+    [gap] = await _kept(store, after="1-12")
+    assert (gap.type, gap.data["missed"], gap.data["lost_by_server"]) == ("gap", 7, True)
+    [gap, *rest] = await _kept(store, after="3-2")
+    assert (gap.type, gap.data["missed"], _numbers(rest)) == ("gap", 5, [1, 2, 3, 4, 5])
