@@ -18,12 +18,13 @@ from workers.node.courier import Courier
 from workers.node.health import Health
 from workers.node.heart import Heart
 from workers.node.janitor import Janitor
+from workers.node.notifier import Notifier
 from workers.node.role import Role
 from workers.node.timekeeper import Timekeeper
 from workers.node.watchdog import Watchdog
 from workers.transport import Transport
 
-Part = Role | Health
+Part = Role | Health | Notifier
 """What can be started and stopped."""
 
 
@@ -97,7 +98,18 @@ def install(app: Celery, context: NodeContext) -> None:
 
         def make(self, worker: Any) -> Part:
             """The server, if there is to be one."""
-            return Health(context, worker.colony_heart, worker.colony_watchdog)
+            worker.colony_health = Health(context, worker.colony_heart, worker.colony_watchdog)
+            return worker.colony_health  # type: ignore[no-any-return]
+
+    class NotifierStep(RoleStep):
+        """What systemd is told."""
+
+        label = "Notifier"
+        requires = (HealthStep,)
+
+        def make(self, worker: Any) -> Part:
+            """The notifier, which is silent where no systemd listens."""
+            return Notifier(worker.colony_health, lambda: context.drain.begun)
 
     class TimekeeperStep(RoleStep):
         """Fires what is due."""
@@ -145,9 +157,10 @@ def install(app: Celery, context: NodeContext) -> None:
         WatchdogStep,
         HeartStep,
         HealthStep,
+        NotifierStep,
         JanitorStep,
         TimekeeperStep,
         CourierStep,
         IntakeStep,
     }
-    Pool.requires = (*Pool.requires, JanitorStep, TimekeeperStep, CourierStep)
+    Pool.requires = (*Pool.requires, NotifierStep, JanitorStep, TimekeeperStep, CourierStep)
