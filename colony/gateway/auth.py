@@ -30,6 +30,8 @@ from colony.tokens import Scope, token_holder
 
 SCHEME = "token"
 """The name of the security scheme in the OpenAPI description."""
+PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""Headers by which a proxy says that it asks for somebody else."""
 BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 
@@ -91,12 +93,13 @@ def _unauthorized(detail: str, error: str = "") -> Refused:
 
 
 def _must_be_local(request: Request) -> None:
-    """Without tokens, a page in a browser of this machine is nobody who may ask."""
+    """Without tokens, neither a page in a browser of this machine nor a proxy on it may ask for others."""
     origin = request.headers.get("origin")
     hosts = [request.client and request.client.host, request.url.hostname]
     if origin is not None:
         hosts.append(urlsplit(origin).hostname)
-    if not all(is_loopback(host or "") for host in hosts):
+    is_proxied = not PROXIED.isdisjoint(request.headers)
+    if is_proxied or not all(is_loopback(host or "") for host in hosts):
         raise Refused(
             HTTPStatus.FORBIDDEN, "a gateway without tokens answers this machine alone, by its name"
         )

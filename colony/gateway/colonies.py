@@ -38,7 +38,7 @@ class Colonies:
         self._pipelines = pipelines
         self._link = Link(settings.redis_url, patience=settings.connect_timeout)
         self._open: dict[str, Open] = {}  # the longest idle first
-        self._opening = asyncio.Lock()
+        self._opening: dict[str, asyncio.Task[None]] = {}
 
     def store(self, colony_id: str) -> Store:
         """The keys of a colony, open or not: for tokens and counters."""
@@ -51,9 +51,9 @@ class Colonies:
     @asynccontextmanager
     async def using(self, colony_id: str) -> AsyncIterator[Open]:
         """A colony, kept open at least until the block ends. Raises `UnknownColony`."""
-        async with self._opening:
-            found = self._open.get(colony_id) or await self._made(colony_id)
-            found.users += 1
+        while (found := self._open.get(colony_id)) is None:
+            await asyncio.shield(self._opened(colony_id))
+        found.users += 1
         try:
             yield found
         finally:
@@ -76,24 +76,39 @@ class Colonies:
             await self._close(self._open.popitem()[1])
         await self._link.close()
 
-    async def _made(self, colony_id: str) -> Open:
+    def _opened(self, colony_id: str) -> asyncio.Task[None]:
+        """The one attempt to open it, for all who want it now: when it fails they hear so together."""
+        if colony_id not in self._opening:
+            self._opening[colony_id] = asyncio.create_task(self._make(colony_id))
+            self._opening[colony_id].add_done_callback(lambda task: self._attempted(colony_id, task))
+        return self._opening[colony_id]
+
+    def _attempted(self, colony_id: str, task: asyncio.Task[None]) -> None:
+        del self._opening[colony_id]
+        if not task.cancelled():
+            task.exception()  # also where nobody waits for it any more
+
+    async def _make(self, colony_id: str) -> None:
         if "id" not in await self.store(colony_id).face():
             raise unknown_colony(colony_id)
-        if len(self._open) >= self._gateway.max_colonies:
-            idle = next((name for name, each in self._open.items() if not each.users), None)
-            if idle is None:
-                raise Refused(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "this gateway has as many colonies open as it may",
-                    retry_after=5,
-                )
-            await self._close(self._open.pop(idle))
+        if all(each.users for each in self._open.values()) and self._is_full():
+            raise Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "this gateway has as many colonies open as it may",
+                retry_after=5,
+            )
         stages = self._pipelines.get(colony_id, ())
         runtime = ColonyRuntime(colony_id, settings=self._settings, pipeline=stages)
         await runtime.__aenter__()
-        feed = Feed(self.store(colony_id), self._gateway.stream_buffer)
-        self._open[colony_id] = Open(runtime, feed)
-        return self._open[colony_id]
+        self._open[colony_id] = Open(
+            runtime, Feed(self.store(colony_id), self._gateway.stream_buffer)
+        )
+        idle = [name for name, each in self._open.items() if not each.users and name != colony_id]
+        for name in idle[: max(0, len(self._open) - self._gateway.max_colonies)]:
+            await self._close(self._open.pop(name))
+
+    def _is_full(self) -> bool:
+        return len(self._open) >= self._gateway.max_colonies
 
     @staticmethod
     async def _close(each: Open) -> None:

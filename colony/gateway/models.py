@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,9 +13,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    model_validator,
 )
 
-from colony.models import BatchRecord, ReportStatus, WorkerState
+from colony.models import BatchRecord, OnComplete, ReportStatus, WorkerState
 from colony.tasks import MAX_WORKERS
 from colony.triggers import TriggerSpec
 
@@ -61,6 +62,25 @@ class Task(Request):
     agent: AgentName | None = Field(None, description="Which agent; default: the colony's first.")
 
 
+class Callback(Request):
+    """A URL that is called when it has ended, as Standard Webhooks describe, at least once.
+
+    `secret`: the references of the secrets that sign it, which nodes resolve, such as ``env:HOOK_SECRET``.
+    """
+
+    url: str = Field(max_length=2048)
+    secret: tuple[Annotated[str, Field(max_length=256)], ...] = Field(min_length=1, max_length=4)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        self.on_complete()
+        return self
+
+    def on_complete(self) -> OnComplete:
+        """What the runtime takes."""
+        return OnComplete(url=self.url, secret=self.secret)
+
+
 class SpawnOptions(Request):
     """What applies to all workers of one request."""
 
@@ -80,6 +100,7 @@ class SpawnOptions(Request):
         None, description="Of those with one key at most max_concurrent_per_key run at once."
     )
     require_node: bool = Field(False, description="Refuse when no node is alive.")
+    on_complete: Callback | None = Field(None, description="Whom to call at the end.")
 
     def options(self) -> dict[str, Any]:
         """The arguments of the runtime's verbs."""
@@ -92,6 +113,7 @@ class SpawnOptions(Request):
             "priority": self.priority,
             "concurrency_key": self.concurrency_key,
             "require_node": self.require_node,
+            "on_complete": self.on_complete and self.on_complete.on_complete(),
         }
 
 
