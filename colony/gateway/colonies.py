@@ -79,8 +79,9 @@ class Colonies:
     def _opened(self, colony_id: str) -> asyncio.Task[None]:
         """The one attempt to open it, for all who want it now: when it fails they hear so together."""
         if colony_id not in self._opening:
-            self._opening[colony_id] = asyncio.create_task(self._make(colony_id))
-            self._opening[colony_id].add_done_callback(lambda task: self._attempted(colony_id, task))
+            attempt = asyncio.create_task(self._make(colony_id), name="gateway-colony")
+            attempt.add_done_callback(lambda task: self._attempted(colony_id, task))
+            self._opening[colony_id] = attempt
         return self._opening[colony_id]
 
     def _attempted(self, colony_id: str, task: asyncio.Task[None]) -> None:
@@ -104,8 +105,9 @@ class Colonies:
             runtime, Feed(self.store(colony_id), self._gateway.stream_buffer)
         )
         idle = [name for name, each in self._open.items() if not each.users and name != colony_id]
-        for name in idle[: max(0, len(self._open) - self._gateway.max_colonies)]:
-            await self._close(self._open.pop(name))
+        over = max(0, len(self._open) - self._gateway.max_colonies)
+        for each in [self._open.pop(name) for name in idle[:over]]:
+            await self._close(each)
 
     def _is_full(self) -> bool:
         return len(self._open) >= self._gateway.max_colonies

@@ -46,7 +46,9 @@ async def receive(
         if request.method not in config.methods:
             allowed = ", ".join(config.methods)
             raise Refused(
-                HTTPStatus.METHOD_NOT_ALLOWED, f"expected {allowed}", headers={"Allow": allowed}
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"expected {allowed}, got {request.method}",
+                headers={"Allow": allowed},
             )
         body = await _body(request, config)
         delivery = _verified(spec, config, request, body)
