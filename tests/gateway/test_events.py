@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,42 +23,50 @@ from colony.store import Store
 from colony.testing import wait_until
 from tests.gateway.kit import Api, Gateway, problem
 from tests.gateway.listener import Listener
-from tests.store.kit import one, open_store
+from tests.store.kit import new_colony_id, one, open_store
 
 pytestmark = pytest.mark.fleet
 
-SMALL = 300
-"""How many events the log of these tests keeps, about."""
+SETTINGS = {
+    "gateway_heartbeat": "0.2",
+    "gateway_rate": "1000",
+    "gateway_burst": "1000",
+    "gateway_stream_buffer": "50",
+    "gateway_max_streams": "20",
+    "gateway_send_timeout": "1",
+}
 
 
-@pytest_asyncio.fixture
-async def lonely(tmp_path: Path) -> AsyncIterator[Api]:
-    """A gateway before a colony that nobody serves, with a log that is short; heartbeats are frequent."""
-    settings = {
-        "gateway_heartbeat": "0.2",
-        "gateway_rate": "1000",
-        "gateway_burst": "1000",
-        "gateway_stream_buffer": "50",
-        "gateway_max_streams": "20",
-        "gateway_send_timeout": "1",
-    }
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedRedis, Gateway]]:
+    """A Redis, and a gateway with frequent heartbeats and small buffers."""
     with EmbeddedRedis() as server:
-        store = await open_store(server.url, "lonely", max_history=100_000)
-        gateway = Gateway(server.url, tmp_path / "log", **settings)
+        gateway = Gateway(server.url, tmp_path_factory.mktemp("gateway") / "log", **SETTINGS)
         try:
             gateway.wait_ready()
-            async with (
-                ColonyRuntime("lonely", redis_url=server.url) as runtime,
-                httpx2.AsyncClient() as client,
-            ):
-                yield Api(gateway, runtime, client)
-            if gateway.process.poll() is None:
-                assert gateway.terminate() == 0, gateway.tail()
+            yield server, gateway
+            assert gateway.terminate() == 0, gateway.tail()
             assert "Traceback" not in gateway.log.read_text(), gateway.log.read_text()
         finally:
             if gateway.process.poll() is None:
                 gateway.kill()
-            await store.link.close()
+
+
+@pytest_asyncio.fixture
+async def lonely(shared: tuple[EmbeddedRedis, Gateway]) -> AsyncIterator[Api]:
+    """A colony of its own that nobody serves; the gateway runs, whatever the test before did to it."""
+    server, gateway = shared
+    store = await open_store(server.url, new_colony_id(), max_history=100_000)
+    try:
+        if gateway.process.poll() is not None:
+            gateway.restart()
+        async with (
+            ColonyRuntime(store.colony_id, redis_url=server.url) as runtime,
+            httpx2.AsyncClient() as client,
+        ):
+            yield Api(gateway, runtime, client)
+    finally:
+        await store.link.close()
 
 
 def store_of(api: Api) -> Store:
@@ -217,7 +225,7 @@ async def test_a_slow_reader_costs_no_memory_and_loses_nothing(lonely: Api) -> N
     fast = await listener_of(lonely)
     token = await lonely.token("read")
     head = (
-        "GET /v1/colonies/lonely/events?after=0 HTTP/1.1\r\nHost: x\r\n"
+        f"GET /v1/colonies/{lonely.runtime.colony_id}/events?after=0 HTTP/1.1\r\nHost: x\r\n"
         f"Authorization: Bearer {token}\r\n\r\n"
     )
     with socket.socket() as slow:
