@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import pytest
 from redis import Redis
@@ -72,17 +72,40 @@ def redis_for_tests() -> Iterator[str]:
             yield server.url
 
 
+class Process(Protocol):
+    """What a `Node` asks of its process; `subprocess.Popen` is one."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
+
+
+def start_process(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
+) -> Process:
+    """A process in a session of its own, that writes to `log`."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
+        )
+
+
 class Node:
     """One node as a process of its own, and the signals that can hit it. Its log is in `log`."""
+
+    start: ClassVar[Callable[..., Process]] = staticmethod(start_process)
+    """How nodes become processes; a test suite may know a faster way."""
 
     def __init__(
         self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
     ) -> None:
         self.log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
-            )
+        self.process = self.start(command, env, cwd, log)
 
     @property
     def pid(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-pytest_plugins = ["colony.testing", "tests.stages"]
+pytest_plugins = ["colony.testing", "tests.nursery", "tests.stages"]
 
 NEEDS_NO_BROKER = "silences or empties the broker, and a cut worker goes on only when it is rung"
 COUNTS_SLICES = "counts the attempts of a worker, of which there are more here"

@@ -85,6 +85,7 @@ class World:
         self._stack = contextlib.ExitStack()
         self._running: set[asyncio.Task[None]] = set()
         self._attending: asyncio.Task[None] | None = None
+        self._thawing: list[asyncio.Task[None]] = []
         self._started = 0
         self._redis_changes = asyncio.Lock()
 
@@ -103,6 +104,7 @@ class World:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stop_attending()
+        await self._stop_thawing()
         await asyncio.to_thread(self._end)
 
     def _end(self) -> None:
@@ -119,6 +121,11 @@ class World:
             attending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await attending  # raises what ended it before its time
+
+    async def _stop_thawing(self) -> None:
+        for thawing in self._thawing:
+            thawing.cancel()
+        await asyncio.gather(*self._thawing, return_exceptions=True)
 
     # -- nodes -------------------------------------------------------------------------------
 
@@ -238,11 +245,18 @@ class World:
             return None
         hurt = self.start_node(self._dice.choice(VERSIONS), {"COLONY_FAULT": armed})
         if action == "stop":
-            await asyncio.sleep(FROZEN_AT_A_POINT_SECONDS)
-            if hurt.alive:
-                self._note_unaware(hurt.node.pid, time.time() - FROZEN_AT_A_POINT_SECONDS)
-                hurt.node.thaw()
+            self._thawing.append(asyncio.create_task(self._thaw_at_its_point(hurt)))
         return armed
+
+    async def _thaw_at_its_point(self, hurt: Hurt) -> None:
+        """Whenever it comes to the point, also after all is healed: it is frozen there for a while."""
+        while hurt.alive and (hurt.busy or not _is_stopped(hurt.node.pid)):
+            await asyncio.sleep(0.1)
+        if hurt.alive:
+            begun = time.time()
+            await asyncio.sleep(FROZEN_AT_A_POINT_SECONDS)
+            self._note_unaware(hurt.node.pid, begun)
+            hurt.node.thaw()
 
     def _note_unaware(self, pid: int, begun: float) -> None:
         """A process that was frozen, or whose lease was taken behind its back, learns of it with a beat."""
@@ -411,3 +425,12 @@ def _end_code(node: Node) -> int | None:
 
 
 assert set(SCRIPTS) >= {point for point in POINTS if point != "ring"}
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process stands still by a signal."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(") ")[2].startswith("T")
