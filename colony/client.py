@@ -112,6 +112,7 @@ class ColonyClient:
     list_workers = _blocking(ColonyRuntime.list_workers)
     page_workers = _blocking(ColonyRuntime.page_workers)
     page_quarantine = _blocking(ColonyRuntime.page_quarantine)
+    get_summaries = _blocking(ColonyRuntime.get_summaries)
     create_token = _blocking(ColonyRuntime.create_token)
     list_tokens = _blocking(ColonyRuntime.list_tokens)
     revoke_token = _blocking(ColonyRuntime.revoke_token)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -86,6 +87,11 @@ class ListVerbs(Operations):
     ) -> Page[WorkerSummary]:
         """The workers in quarantine, newest first. Raises `InvalidTask` for a cursor of another list."""
         return await self._page("quarantine", cursor, limit)
+
+    async def get_summaries(self, ids: Sequence[str]) -> list[WorkerSummary | None]:
+        """These workers, in the order of `ids`; None for one that is not there (any more)."""
+        rows = await self._store.fields(ids, [*FIELDS, *TIMES])
+        return [_summary(w, raw) if "since" in raw else None for w, raw in zip(ids, rows, strict=True)]
 
     async def _page(self, index: str, cursor: str | None, limit: int) -> Page[WorkerSummary]:
         if not 1 <= limit <= MAX_PAGE:

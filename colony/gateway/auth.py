@@ -80,7 +80,7 @@ class Doorkeeper:
     async def count(self, request: Request, error: Exception) -> None:
         """Add a refusal to the totals of the colony (``http_401``, … in ``colony stats``)."""
         colony_id = str(request.path_params.get("colony", ""))
-        if NAME.fullmatch(colony_id):
+        if NAME.fullmatch(colony_id) and not isinstance(error, StoreUnavailable):
             try:
                 await self.colonies.store(colony_id).tally(f"http_{status_of(error)}")
             except StoreUnavailable:
@@ -95,9 +95,9 @@ def _unauthorized(detail: str, error: str = "") -> Refused:
 def _must_be_local(request: Request) -> None:
     """Without tokens, neither a page in a browser of this machine nor a proxy on it may ask for others."""
     origin = request.headers.get("origin")
-    hosts = [request.client and request.client.host, request.url.hostname]
+    hosts = [request.client and request.client.host, _host_in(f"//{request.headers.get('host')}")]
     if origin is not None:
-        hosts.append(urlsplit(origin).hostname)
+        hosts.append(_host_in(origin))
     is_proxied = not PROXIED.isdisjoint(request.headers)
     if is_proxied or not all(is_loopback(host or "") for host in hosts):
         raise Refused(
@@ -111,6 +111,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _host_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 class _JsonRequest(Request):

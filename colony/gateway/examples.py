@@ -88,17 +88,7 @@ MEMBERS = {"items": [{"index": 0, "worker_id": WORKER_ID}], "next_cursor": None}
 REPORTS = {"items": [REPORT, None], "next_cursor": None}
 
 TREE: dict[str, Any] = {
-    "tops": [
-        {
-            "worker_id": WORKER_ID,
-            "state": "PARKED",
-            "agent": "lead",
-            "task": "Survey the folder",
-            "waits_for": "children",
-            "tokens_used": 900,
-            "children": [],
-        }
-    ],
+    "tops": [{"worker_id": WORKER_ID, "worker": SUMMARY, "children": []}],
     "workers": 1,
     "truncated": False,
 }

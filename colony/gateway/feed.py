@@ -89,10 +89,7 @@ class Feed:
     def inbox(self, token_id: str | None) -> Iterator[Inbox]:
         """An inbox for one reader; its first message is to read the log."""
         if not self._tasks:
-            self._tasks = [
-                asyncio.create_task(self._listen(), name="gateway-feed"),
-                asyncio.create_task(self._check_tokens(), name="gateway-tokens"),
-            ]
+            self._begin()
         made = Inbox(self._size, token_id)
         self._inboxes.add(made)
         try:
@@ -111,6 +108,24 @@ class Feed:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="gateway-feed"),
+            asyncio.create_task(self._check_tokens(), name="gateway-tokens"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._failed)
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        """Neither ends by itself: better no stream than one that is silent, or outlives its token."""
+        if task.cancelled() or task not in self._tasks:
+            return
+        log.error("the events of %s failed", self.store.colony_id, exc_info=task.exception())
+        for each in self._tasks:
+            each.cancel()
+        self._tasks = []
+        self.end("the gateway failed; connect again")
 
     async def _listen(self) -> None:
         async with aclosing(listen(self.store.link, self.store.keys("live"))) as heard:

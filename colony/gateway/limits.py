@@ -13,16 +13,9 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from colony.gateway.problems import Refused, of_refusal
+from colony.gateway.problems import HEADERS, Refused, of_refusal
 from colony.gateway.settings import GatewaySettings
 
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-"""An API for programs: nothing it says is to be kept, framed, or taken for something else."""
 
 LINGER_SECONDS = 2.0
 """For how long the rest of a body that is too large is taken and forgotten, at most as much again."""

@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from colony.models import BatchRecord, OnComplete, ReportStatus, WorkerState
+from colony.listing import WorkerSummary
+from colony.models import BatchRecord, OnComplete, ReportStatus
 from colony.tasks import MAX_WORKERS
 from colony.triggers import TriggerSpec
 
@@ -281,15 +282,10 @@ class Member(BaseModel):
 
 
 class Branch(BaseModel):
-    """A worker and those it has spawned. Without `state` its record was retired."""
+    """A worker and those it has spawned. Without `worker` its record was retired."""
 
     worker_id: str
-    state: WorkerState | None = None
-    agent: str | None = None
-    task: str | None = None
-    status: ReportStatus | None = None
-    waits_for: str | None = None
-    tokens_used: int = 0
+    worker: WorkerSummary | None = None
     children: list[Branch] = Field(default_factory=list)
 
 

@@ -26,6 +26,14 @@ from colony.errors import ColonyError, PipelineRejected, StoreUnavailable
 
 log = logging.getLogger("colony.gateway")
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of every answer, good or bad: nothing that programs are told is to be kept, framed, or taken for
+something else."""
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:colony:problem:"
 
@@ -220,9 +228,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if not isinstance(error, Refused):  # Starlette's router says no more than the status
         if error.status_code == HTTPStatus.NOT_FOUND:
-            error.detail = f"there is nothing at {request.url.path}: see /openapi.json"
+            error.detail = f"there is nothing at {request.scope['path']}: see /openapi.json"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            error.detail = f"{request.method} is not for {request.url.path}"
+            error.detail = f"{request.method} is not for {request.scope['path']}"
     return of_refusal(error)
 
 
@@ -238,6 +246,5 @@ async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:
-    return problem(
-        OF_STATUS[HTTPStatus.INTERNAL_SERVER_ERROR], "the gateway failed; its log says why"
-    )
+    kind = OF_STATUS[HTTPStatus.INTERNAL_SERVER_ERROR]  # answered outside of all layers
+    return problem(kind, "the gateway failed; its log says why", headers=HEADERS)

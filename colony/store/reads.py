@@ -93,6 +93,13 @@ class Reads(StoreBase):
             for w, when, values in zip(flat, flat, flat, strict=True)
         ]
 
+    async def fields(self, ids: Sequence[str], fields: Sequence[str]) -> list[dict[str, str]]:
+        """Those of the fields that each of these workers has; none for one that is not there."""
+        found = await asyncio.gather(
+            *(self.link.call("HMGET", self.keys("worker", w), *fields) for w in ids)
+        )
+        return [{k: v for k, v in zip(fields, values, strict=True) if v is not None} for values in found]
+
     async def quarantined(self, limit: int) -> list[WorkerRecord]:
         """The workers in quarantine, newest first."""
         ids = await self.link.call("ZREVRANGE", self.keys("quarantine"), 0, limit - 1)

@@ -225,7 +225,14 @@ async def test_without_tokens_on_loopback(api: Api, served: Fleet, start: Any) -
     assert record is not None
     assert record.state is WorkerState.PARKED
     stop = f"{base}/workers/{worker_id}/stop"
-    for name, value in {"Origin": "https://evil.example", "Host": "evil.example"}.items():
+    for name, value in {
+        "Origin": "https://evil.example",
+        "Host": "evil.example",
+        "X-Forwarded-For": "192.0.2.1",
+    }.items():
         problem(await api.client.post(stop, headers={name: value}), 403)
+    for broken in ({"Host": "[::1"}, {"Origin": "http://[::1"}, {"Origin": "null"}):
+        problem(await api.client.post(stop, headers=broken), 403)
+    problem(await api.client.get(f"{gateway.url}/nothing", headers={"Host": "[::1"}), 404)
     own = {"Origin": f"http://localhost:{gateway.port}"}
     assert (await api.client.post(stop, headers=own)).status_code == 200

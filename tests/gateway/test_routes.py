@@ -41,7 +41,7 @@ async def test_a_worker_is_spawned_and_its_report_is_waited_for(api: Api) -> Non
     assert rest["items"][0]["kind"] == "answer"
     assert rest["next_cursor"] is None
     tree = await api.json("GET", f"/trees/{worker_id}")
-    assert (tree["workers"], tree["tops"][0]["status"]) == (1, "success")
+    assert (tree["workers"], tree["tops"][0]["worker"]["status"]) == (1, "success")
 
 
 async def test_a_wait_is_bounded_and_says_so(api: Api) -> None:

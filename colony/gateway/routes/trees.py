@@ -14,8 +14,7 @@ from colony.tokens import Scope
 
 router = router_for("trees")
 
-PAGE = 100
-TASK_CHARACTERS = 200
+PAGE = 500
 
 
 @router.get("/trees/{worker_id}", operation_id="get_tree", **operation(Scope.READ, examples.TREE))
@@ -23,7 +22,7 @@ async def get_tree(worker_id: WorkerId, runtime: Runtime, settings: Settings) ->
     """A worker with all its descendants; of the id of a batch, each of its members so."""
     if await runtime.get_batch(worker_id) is not None:
         ids = await runtime.get_batch_members(worker_id, 0, settings.max_tree + 1)
-    elif await runtime.get_worker(worker_id) is not None:
+    elif (await runtime.get_summaries([worker_id]))[0] is not None:
         ids = [worker_id]
     else:
         raise unknown_worker(worker_id, runtime.colony_id)
@@ -38,9 +37,7 @@ async def _grown(runtime: ColonyRuntime, ids: list[str], most: int) -> Tree:
         below: list[Branch] = []
         for start in range(0, len(level), PAGE):
             page = level[start : start + PAGE]
-            for branch, children in zip(
-                page, await asyncio.gather(*(_read(runtime, b) for b in page)), strict=True
-            ):
+            for branch, children in zip(page, await _read(runtime, page), strict=True):
                 room = most - count - len(below)
                 truncated = truncated or len(children) > room
                 branch.children = [Branch(worker_id=child) for child in children[:room]]
@@ -50,14 +47,12 @@ async def _grown(runtime: ColonyRuntime, ids: list[str], most: int) -> Tree:
     return Tree(tops=tops, workers=count, truncated=truncated)
 
 
-async def _read(runtime: ColonyRuntime, branch: Branch) -> list[str]:
-    """Fill in what is known of a worker; the ids of its children."""
-    record, children = await asyncio.gather(
-        runtime.get_worker(branch.worker_id), runtime.get_children(branch.worker_id)
+async def _read(runtime: ColonyRuntime, page: list[Branch]) -> list[list[str]]:
+    """Fill in what is known of these workers; the ids of the children of each."""
+    ids = [branch.worker_id for branch in page]
+    workers, *children = await asyncio.gather(
+        runtime.get_summaries(ids), *(runtime.get_children(worker_id) for worker_id in ids)
     )
-    if record is not None:
-        branch.state, branch.agent = record.state, record.agent
-        branch.task, branch.waits_for = record.task[:TASK_CHARACTERS], record.waits_for
-        branch.status = None if record.report is None else record.report.status
-        branch.tokens_used = record.tokens_used
+    for branch, worker in zip(page, workers, strict=True):
+        branch.worker = worker
     return children
