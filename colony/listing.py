@@ -91,7 +91,9 @@ class ListVerbs(Operations):
     async def get_summaries(self, ids: Sequence[str]) -> list[WorkerSummary | None]:
         """These workers, in the order of `ids`; None for one that is not there (any more)."""
         rows = await self._store.fields(ids, [*FIELDS, *TIMES])
-        return [_summary(w, raw) if "since" in raw else None for w, raw in zip(ids, rows, strict=True)]
+        return [
+            _summary(w, raw) if "since" in raw else None for w, raw in zip(ids, rows, strict=True)
+        ]
 
     async def _page(self, index: str, cursor: str | None, limit: int) -> Page[WorkerSummary]:
         if not 1 <= limit <= MAX_PAGE:

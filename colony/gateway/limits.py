@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from colony.gateway.problems import HEADERS, Refused, of_refusal
 from colony.gateway.settings import GatewaySettings
 
-
 LINGER_SECONDS = 2.0
 """For how long the rest of a body that is too large is taken and forgotten, at most as much again."""
 

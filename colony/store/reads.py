@@ -98,7 +98,9 @@ class Reads(StoreBase):
         found = await asyncio.gather(
             *(self.link.call("HMGET", self.keys("worker", w), *fields) for w in ids)
         )
-        return [{k: v for k, v in zip(fields, values, strict=True) if v is not None} for values in found]
+        return [
+            {k: v for k, v in zip(fields, values, strict=True) if v is not None} for values in found
+        ]
 
     async def quarantined(self, limit: int) -> list[WorkerRecord]:
         """The workers in quarantine, newest first."""

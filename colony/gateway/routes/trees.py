@@ -50,9 +50,6 @@ async def _grown(runtime: ColonyRuntime, ids: list[str], most: int) -> Tree:
 async def _read(runtime: ColonyRuntime, page: list[Branch]) -> list[list[str]]:
     """Fill in what is known of these workers; the ids of the children of each."""
     ids = [branch.worker_id for branch in page]
-    workers, *children = await asyncio.gather(
-        runtime.get_summaries(ids), *(runtime.get_children(worker_id) for worker_id in ids)
-    )
-    for branch, worker in zip(page, workers, strict=True):
+    for branch, worker in zip(page, await runtime.get_summaries(ids), strict=True):
         branch.worker = worker
-    return children
+    return await asyncio.gather(*(runtime.get_children(worker_id) for worker_id in ids))
