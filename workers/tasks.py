@@ -9,6 +9,7 @@ from celery.exceptions import Ignore
 
 from colony.doorbell import JOIN_BATCH, RUN_WORKER, TICK
 from colony.faults import reached
+from colony.metrics.names import TICKS
 from workers.control import StoppingRequest
 from workers.coroutine_task import CoroutineTask
 from workers.host import host_of
@@ -89,6 +90,7 @@ class Tick(CoroutineTask):
     name = TICK
     acks_late = False
     ignore_result = True
+    send_events = False  # one each second would be all that Flower remembers
     typing = False
 
     def __init__(self, context: NodeContext) -> None:
@@ -96,6 +98,7 @@ class Tick(CoroutineTask):
 
     async def arun(self, request: Any, *args: Any, **kwargs: Any) -> None:
         """One look."""
+        TICKS.add()
         host = host_of(self.context)
         await host.look.at_timers()
 

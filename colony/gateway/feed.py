@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -17,6 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 from colony.errors import StoreUnavailable
+from colony.metrics.names import EVENT_LAG
 from colony.store import Store
 from colony.store.listen import listen
 from colony.tokens import is_alive
@@ -131,6 +133,8 @@ class Feed:
         async with aclosing(listen(self.store.link, self.store.keys("live"))) as heard:
             async for text in heard:
                 message = None if text is None else json.loads(text)
+                if message is not None and "at" in message:
+                    EVENT_LAG.observe(max(0.0, time.time() - message["at"] / 1000), "reader")
                 for inbox in self._inboxes:
                     inbox.put(message)
 

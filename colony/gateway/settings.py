@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from colony.listing import MAX_PAGE
@@ -76,6 +76,11 @@ class GatewaySettings(BaseSettings):
         100,
         ge=1,
         description="Colonies that one gateway holds open; idle ones make room for others.",
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="Who scrapes /metrics gives this as a bearer. Default: whoever reaches the gateway may "
+        "read them, but not through a proxy.",
     )
     max_connections: int = Field(
         2000, ge=1, description="Connections of one gateway at once; one more is refused with 503."

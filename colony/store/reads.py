@@ -157,6 +157,10 @@ class Reads(StoreBase):
             quarantined=quarantined,
         )
 
+    async def figures(self) -> dict[str, float]:
+        """What the colony's metrics are made of (`colony.metrics.figures`). Empty when it is unknown."""
+        return {name: float(value) for name, value in pairs(await self.run("figures")).items()}
+
     async def face(self) -> dict[str, str]:
         """What the definition says of itself: version, limits, agents, goal. Empty when unknown."""
         return pairs(await self._hash(self.keys("meta")))

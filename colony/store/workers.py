@@ -70,6 +70,8 @@ class Claim:
     token: str
     remaining: timedelta | None
     soft_remaining: timedelta | None = None
+    age: timedelta = timedelta(0)
+    """Since it was accepted, or might begin (not_before), by Redis' clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,9 @@ class WorkerTransitions(StoreBase):
         _, raw, parts, now = reply
         record = to_record(self.colony_id, worker_id, pairs(raw))
         left, soft_left = _until(record.deadline, now), _until(record.soft_deadline, now)
-        return Claim(record, load_parts(parts), token, left, soft_left)
+        begin = record.created_at if record.not_before is None else record.not_before
+        age = timedelta(milliseconds=int(now) - to_ms(begin))
+        return Claim(record, load_parts(parts), token, left, soft_left, age)
 
     async def checkpoint(
         self, worker_id: str, token: str, step: Step, *, after: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
+from colony.metrics.names import FIRST_REQUEST_SECONDS, MODEL_REQUESTS
 from colony.models import EventType
 from colony.tools import Tool
 from workers.agent.failures import Failure, failure_of
@@ -86,6 +88,8 @@ async def ask(
     Never raises for what a model does: an error is a `NoReply` with words for the report.
     """
     retries: list[Retry] = []
+    if not transcript.requests and run.worker.epoch <= 1:
+        FIRST_REQUEST_SECONDS.observe(run.age(), run.spec.name)
     turn = len(transcript.responses) + 1
     for attempt in count():
         await run.fence()
@@ -124,14 +128,20 @@ async def _try(
 ) -> ModelResponse | Failure:
     limit = run.at_most(run.spec.request_timeout)
     scope = asyncio.timeout(limit)
+    began, outcome = time.monotonic(), "cut"
     try:
         async with scope:
-            return await _request(run, messages, parameters, turn, attempt)
+            answer = await _request(run, messages, parameters, turn, attempt)
+        outcome = "ok"
+        return answer
     except Exception as error:  # noqa: BLE001 - the boundary of the model: the report tells it
+        outcome = "timeout" if scope.expired() else "error"
         if scope.expired():
             who = f"{run.model.system} (model {run.model.model_name})"
             return Failure(f"{who}: no answer within {limit:g} s", retryable=True)
         return failure_of(error, run.spec, run.model)
+    finally:
+        MODEL_REQUESTS.observe(time.monotonic() - began, run.spec.name, run.model_name, outcome)
 
 
 async def _request(

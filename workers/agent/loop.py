@@ -22,6 +22,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import ModelRequestParameters
 
 from colony.conversation import Filed, Step
+from colony.metrics.names import COST, TOKENS
 from colony.models import ReportStatus
 from colony.tools import ParkForChildren
 from workers.agent.asking import NoReply, ask, request_parameters
@@ -112,10 +113,19 @@ async def _turn(
     parts = transcript.add_answer(answer, message, opened)
     parts += [transcript.add_result(result) for result in judged]
     turn = len(transcript.responses)
-    await run.journal.append(
-        answer_step(turn, answer, parts, [*reply.retries, *started], filed, reply.tries)
-    )
+    step = answer_step(turn, answer, parts, [*reply.retries, *started], filed, reply.tries)
+    await run.journal.append(step)
+    _count(run, answer, step.cost_usd)
     return await _act(run, transcript, answer, filed, groups)
+
+
+def _count(run: AgentRun, answer: ModelResponse, cost: float | None) -> None:
+    """What was written, in the node's metrics."""
+    name, model = run.spec.name, run.model_name
+    TOKENS.add(name, model, "input", by=answer.usage.input_tokens)
+    TOKENS.add(name, model, "output", by=answer.usage.output_tokens)
+    if cost is not None:
+        COST.add(name, model, by=cost)
 
 
 def _warn_of_deadline(run: AgentRun, transcript: Transcript) -> None:

@@ -36,6 +36,7 @@ class AgentRun:
     deadline: None without one, zero or less once it has passed; `soft_remaining` likewise for the
     soft deadline. `offspring` is None where the agent may not spawn. `sleep` is how a retry waits.
     `draining`: no new call is to be begun; `run_agent` then ends as `HandedOver`.
+    `age`: seconds since the worker was accepted.
     `accounts` are those that the agent may use; what tools say is written without their secrets.
     `fence` is awaited before each call to a model or a tool: it returns when the worker surely is
     ours, and raises `StaleToken` when it is not any more.
@@ -59,11 +60,18 @@ class AgentRun:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     fence: Callable[[], Awaitable[None]] = no_fence
     draining: Callable[[], bool] = lambda: False
+    age: Callable[[], float] = lambda: 0.0
 
     def seconds_left(self) -> float | None:
         """Seconds to the worker's deadline; None without one."""
         remaining = self.remaining()
         return None if remaining is None else remaining.total_seconds()
+
+    @property
+    def model_name(self) -> str:
+        """The model that the definition names, for labels: what answers may be another one."""
+        model = self.spec.model
+        return model if isinstance(model, str) else model.model_name
 
     @property
     def out_of_time(self) -> bool:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
 from colony.conversation import Step
+from colony.metrics.names import TOOL_CALLS
 from colony.models import EventType
 from colony.tools import Tool
 from workers.agent import results
@@ -163,7 +164,9 @@ async def _run_call(run: AgentRun, call: PlannedCall) -> EndedCall:
     await run.fence()
     began = time.perf_counter()
     result, park = await execute(run, call.part, call.tool, call.arguments)
-    return EndedCall(call, result, time.perf_counter() - began, park)
+    seconds = time.perf_counter() - began
+    TOOL_CALLS.observe(seconds, call.tool.name, "ok" if result.outcome == "success" else "error")
+    return EndedCall(call, result, seconds, park)
 
 
 def _completed(ended: EndedCall) -> StepEvent:

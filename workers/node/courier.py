@@ -12,8 +12,10 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from datetime import timedelta
 
+from colony.metrics.names import DELIVERIES
 from colony.store import Store
 from colony.store.deliveries import Failed, Owed
 from workers.node.context import NodeContext
@@ -87,8 +89,11 @@ class Courier(Role):
 
     async def _deliver(self, store: Store, owed: Owed) -> None:
         assert self._sender is not None
+        began = time.monotonic()
         outcome = await self._sender.send(owed)
+        seconds = time.monotonic() - began
         if outcome.error is None:
+            DELIVERIES.observe(seconds, "delivered")
             await store.delivered(owed.id)
             return
         verdict = await store.delivery_failed(
@@ -98,6 +103,7 @@ class Courier(Role):
             again_after=self._again_after(outcome, owed.attempt),
             gone=outcome.gone,
         )
+        DELIVERIES.observe(seconds, "dead" if verdict is Failed.DEAD else "failed")
         if verdict is Failed.DEAD:
             log.warning("webhook %s is given up: %s", owed.id, outcome.error)
 

@@ -11,12 +11,13 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 from pydantic_core import to_json
 
 from colony.events import Filter, position_of, read_events
+from colony.metrics.names import EVENT_LAG
 from colony.models import Event, EventType, Subscription, to_ms
 from colony.store import Store
 from colony.store.deliveries import NewDelivery
@@ -82,11 +83,11 @@ def deliveries_of(
     subscription: Subscription, events: Sequence[tuple[str, Event]]
 ) -> list[NewDelivery]:
     """What a subscription is owed for these events."""
-    return [
-        _delivery(subscription.id, before, event)
-        for before, event in events
-        if event.type == EventType.GAP or wants(subscription, event)
-    ]
+    wanted = [(b, e) for b, e in events if e.type == EventType.GAP or wants(subscription, e)]
+    now = datetime.now(UTC)
+    for _, event in wanted:
+        EVENT_LAG.observe(max(0.0, (now - event.at).total_seconds()), "subscription")
+    return [_delivery(subscription.id, before, event) for before, event in wanted]
 
 
 def wants(what: Subscription | EventConfig, event: Event) -> bool:

@@ -58,6 +58,11 @@ class Heart(Role):
         return self.context.settings.beat_interval
 
     @property
+    def concurrency(self) -> int:
+        """How many workers this node runs at once."""
+        return int(self._about["concurrency"])
+
+    @property
     def lag(self) -> float:
         """Seconds that the agent loop took for the last sign it was asked for, or has taken so far."""
         asked_at = self._asked_at

@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from colony.doorbell import Doorbells
 from colony.errors import StoreUnavailable
+from colony.metrics.names import WORKERS_RESCUED
 from colony.store import Due, Ring, Store
 from workers.node.context import NodeContext
 from workers.node.role import Role
@@ -85,6 +86,7 @@ class Janitor(Role):
                 taken, rings = await store.rescue(
                     node, cap=CAP, ring_again_after=self.context.settings.ring_again_after
                 )
+                WORKERS_RESCUED.add(by=taken)
                 await self._ring(rings)
 
     async def _do_items(self, store: Store, due: Due) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import ClassVar
 
 from colony.errors import StoreUnavailable
+from colony.metrics.names import ROUNDS_FAILED
 from colony.store import Store
 from workers.node.context import NodeContext
 
@@ -99,8 +100,10 @@ class Role:
         try:
             await work  # type: ignore[misc]
         except StoreUnavailable as error:
+            ROUNDS_FAILED.add(self.name, "redis_away")
             if time.monotonic() - self._complained_at > COMPLAIN_SECONDS:
                 self._complained_at = time.monotonic()
                 log.warning("%s: %s", self.name, error)
         except Exception:
+            ROUNDS_FAILED.add(self.name, "error")
             log.exception("%s: a round failed, the next one comes", self.name)

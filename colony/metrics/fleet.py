@@ -1,0 +1,152 @@
+"""The fleet's metrics, read from Redis when somebody scrapes: the same from any node and any gateway.
+
+They are kept for `KEEP_SECONDS`, so that however many scrape, a process asks once in that time: one script
+and a few lengths for each colony. While Redis does not answer there is
+``colony_store_up 0``, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from kombu.transport.redis import Channel
+from redis.exceptions import RedisError
+
+from colony.doorbell import intake_of, queue_of
+from colony.errors import StoreUnavailable
+from colony.metrics import figures
+from colony.store import Link, Store
+from colony.store.keys import COLONIES
+
+KEEP_SECONDS: Final = 2.0
+PATIENCE: Final = timedelta(seconds=1.5)
+MOST_COLONIES: Final = 50
+MOST_NAMES: Final = 100
+"""Agents, or totals, of one colony; what comes more is left out."""
+
+Sample = tuple[Mapping[str, str], float]
+Figures = Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Family:
+    """A metric with its samples, by their labels; a counter or a gauge."""
+
+    name: str
+    help: str
+    is_counter: bool = False
+    samples: list[Sample] = field(default_factory=list)
+
+
+class FleetReader:
+    """Reads the figures of these colonies, or of all that the store knows. For one thread or event loop at
+    a time: each reading opens connections of its own."""
+
+    def __init__(
+        self, store_url: str, queue_url: str, colonies: Sequence[str] | None = None
+    ) -> None:
+        self._store_url, self._queue_url = store_url, queue_url
+        self._colonies = colonies
+        self._kept: list[Family] = []
+        self._until = 0.0
+
+    async def families(self) -> list[Family]:
+        """The metrics of the fleet, not older than `KEEP_SECONDS`."""
+        if time.monotonic() > self._until:
+            self._kept = await self._read()
+            self._until = time.monotonic() + KEEP_SECONDS
+        return self._kept
+
+    async def _read(self) -> list[Family]:
+        store = Link(self._store_url, patience=PATIENCE)
+        queue = Link(self._queue_url, patience=PATIENCE)
+        try:
+            names = self._colonies or sorted(await store.call("SMEMBERS", COLONIES))
+            read = await asyncio.gather(
+                *(_figures_of(Store(store, name), queue) for name in names[:MOST_COLONIES])
+            )
+        except (StoreUnavailable, RedisError):
+            return [Family(*figures.STORE_UP, samples=[({}, 0)])]
+        finally:
+            await asyncio.gather(store.close(), queue.close())
+        up = Family(*figures.STORE_UP, samples=[({}, 1)])
+        return [up, *_families_of(dict(zip(names, read, strict=False)))]
+
+
+async def _figures_of(store: Store, queue: Link) -> Figures:
+    return {**await store.figures(), **await _figures_of_queue(store.colony_id, queue)}
+
+
+async def _figures_of_queue(colony_id: str, queue: Link) -> Figures:
+    """Empty while the broker does not answer: the store's figures are told all the same."""
+    bells, intake = queue_of(colony_id), intake_of(colony_id)
+    lists = [f"{intake}{Channel.sep}{step}" if step else intake for step in Channel.priority_steps]
+    try:
+        waiting, taken, leads, *sent = await asyncio.gather(
+            queue.call("LLEN", bells),
+            queue.call("HLEN", f"{bells}.unacked"),
+            queue.call("EXISTS", f"{bells}.beat::lock"),  # RedBeat's
+            *(queue.call("LLEN", name) for name in lists),
+        )
+    except (StoreUnavailable, RedisError):
+        return {}
+    return {
+        "queue": int(waiting),
+        "unacknowledged": int(taken),
+        "beat_leads": int(leads),
+        "intake": sum(map(int, sent)),
+    }
+
+
+def _families_of(read: Mapping[str, Figures]) -> list[Family]:
+    families = [
+        *_named(figures.GAUGES, read, prefix="", is_counter=False),
+        *_named(figures.TOTALS, read, prefix="total:", is_counter=True),
+        _labelled(figures.BY_STATE, read, "state:", "state"),
+        _labelled(figures.BY_AGENT, read, "active:", "agent"),
+        _labelled(figures.BY_STATUS, read, "total:", "status", of=figures.STATUSES),
+        _labelled(figures.OTHERS, read, "total:", "what", but=(*figures.TOTALS, *figures.STATUSES)),
+    ]
+    return [family for family in families if family.samples]
+
+
+def _named(
+    table: Mapping[str, tuple[str, str]],
+    read: Mapping[str, Figures],
+    *,
+    prefix: str,
+    is_counter: bool,
+) -> Iterator[Family]:
+    """One metric for each figure of a table; a total that the store has not begun is 0."""
+    for figure, (name, words) in table.items():
+        samples: list[Sample] = []
+        for colony_id, found in read.items():
+            value = found.get(prefix + figure, 0.0 if is_counter and found else None)
+            if value is not None:
+                samples.append(({"colony": colony_id}, value))
+        yield Family(name, words, is_counter, samples)
+
+
+def _labelled(
+    what: tuple[str, str],
+    read: Mapping[str, Figures],
+    prefix: str,
+    label: str,
+    *,
+    of: Sequence[str] | None = None,
+    but: Sequence[str] = (),
+) -> Family:
+    """One metric for the figures of a prefix, the rest of their names as a label."""
+    samples: list[Sample] = []
+    for colony_id, found in read.items():
+        named = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        if of is not None:
+            named = {name: named.get(name, 0) for name in of} if found else {}
+        chosen = sorted(name for name in named if name not in but)[:MOST_NAMES]
+        samples += [({"colony": colony_id, label: name}, named[name]) for name in chosen]
+    return Family(*what, is_counter=prefix == "total:", samples=samples)
