@@ -35,6 +35,14 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?")
 _NAT64 = ip_network("64:ff9b::/96")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nobody else can reach it there."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def check_url(url: str) -> str:
     """The URL of a receiver in one spelling. Raises `ValueError` that says what is wrong with it."""
     if len(url) > MAX_URL or not _PLAIN.fullmatch(url):

@@ -16,8 +16,11 @@ limits        limit: the caps of admission
 operators     events, stop, retry, stats, pause, resume
 transcript    a stored conversation, readable
 quarantine    quarantine list, show, retry, drop
-nodes         worker, up, drain; a node as a child process
+nodes         worker, beat, drain; a node as a child process
+up            up: a fleet in one terminal, with --all also beat, gateway and Flower
+processes     processes that end in order, and with their owner
 gateway       gateway: the verbs over HTTP
+flower        flower: Celery's monitor, made to show agents
 tokens        token create, list, revoke
 demo          the survey on an embedded Redis
 doctor        what is wrong, and what to do about it

@@ -13,6 +13,7 @@ from colony.cli import (
     deliveries,
     demo,
     doctor,
+    flower,
     gateway,
     limits,
     nodes,
@@ -23,6 +24,7 @@ from colony.cli import (
     tokens,
     trees,
     triggers,
+    up,
     views,
 )
 from colony.cli.output import note
@@ -80,10 +82,11 @@ def _colony(
 
 
 app.command("demo", rich_help_panel=RUN)(demo.demo)
-app.command("up", rich_help_panel=RUN)(nodes.up)
+app.command("up", rich_help_panel=RUN)(up.up)
 app.command("worker", rich_help_panel=RUN)(nodes.worker)
 app.command("gateway", rich_help_panel=RUN)(gateway.gateway)
 app.command("beat", rich_help_panel=RUN)(nodes.beat)
+app.command("flower", rich_help_panel=RUN)(flower.flower)
 app.command("spawn", rich_help_panel=PRODUCE)(producers.spawn)
 app.command("batch", rich_help_panel=PRODUCE)(batches.batch)
 app.command("wait", rich_help_panel=PRODUCE)(producers.wait)

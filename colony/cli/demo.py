@@ -18,7 +18,7 @@ from rich.text import Text
 
 from colony.cli.connection import settings_of
 from colony.cli.durations import short_duration
-from colony.cli.nodes import interruptible, node_process, until_alive
+from colony.cli.nodes import node_process, until_alive
 from colony.cli.operators import event_line
 from colony.cli.options import AsJson, BrokerUrl, RedisUrl
 from colony.cli.output import (
@@ -33,6 +33,7 @@ from colony.cli.output import (
     stdout,
     table,
 )
+from colony.cli.processes import interruptible
 from colony.definition import load_colony
 from colony.errors import ColonyError
 from colony.examples.survey.run import SurveyResult, survey

@@ -6,7 +6,6 @@ checked: the two cannot differ, and a route that says nothing cannot be made.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from colony.gateway.colonies import Colonies
 from colony.gateway.problems import Refused, status_of
 from colony.gateway.settings import GatewaySettings
 from colony.tokens import Scope, token_holder
+from colony.urls import is_loopback
 
 SCHEME = "token"
 """The name of the security scheme in the OpenAPI description."""
@@ -103,14 +103,6 @@ def _must_be_local(request: Request) -> None:
         raise Refused(
             HTTPStatus.FORBIDDEN, "a gateway without tokens answers this machine alone, by its name"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine and nobody else can reach it there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_in(url: str) -> str | None:

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from colony.errors import ConfigurationError
 from colony.gateway.app import create_app
-from colony.gateway.auth import is_loopback
 from colony.gateway.settings import GatewaySettings
 from colony.settings import Settings
+from colony.urls import is_loopback
 
 
 def settings_from(**given: str | int | None) -> GatewaySettings:
