@@ -284,7 +284,11 @@ async def test_a_redis_that_restarts_is_no_end(tmp_path: Path) -> None:
                     await wait_until(lambda: len(listener.events) == 10)
                     await asyncio.to_thread(server.kill)
                     await asyncio.sleep(2.5)  # longer than a producer's patience
-                    problem(await client.get(f"{api.base}/stats", headers=auth(listener)), 503)
+                    async with asyncio.timeout(2.5):
+                        answer = await client.get(f"{api.base}/stats", headers=auth(listener))
+                    assert server.url.rpartition(":")[2] not in problem(answer, 503)["detail"]
+                    assert (await client.get(f"{gateway.url}/livez")).status_code == 200
+                    assert (await client.get(f"{gateway.url}/readyz")).status_code == 503
                     await asyncio.to_thread(server.restart)
                     await tell(api, 11, 20)
                     await wait_until(lambda: numbers(listener)[-1] == 20, 20)

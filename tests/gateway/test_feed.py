@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from colony.gateway.feed import Inbox
+from colony.gateway.feed import Feed, Inbox
+from colony.redis_server import EmbeddedRedis
+from colony.store import Link, Store
+from colony.testing import wait_until
+from tests.store.kit import open_store
 
 SOON = timedelta(seconds=0.01)
 
@@ -50,3 +54,30 @@ async def test_the_first_reason_of_an_end_is_the_one_that_is_told() -> None:
     inbox.end("the gateway ends")
     assert await inbox.came(SOON)
     assert inbox.ended == "revoked"
+
+
+async def test_a_feed_that_cannot_listen_ends_its_streams() -> None:
+    """A Redis that forbids the channel: no stream is silent for ever; the next reader tries anew."""
+    with EmbeddedRedis() as server:
+        admin = await open_store(server.url, "shop")
+        user = ("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all")
+        await admin.link.call(*user, "resetchannels")
+        link = Link(server.url.replace("://", "://deaf:pw@"), patience=timedelta(seconds=1))
+        feed = Feed(Store(link, "shop"), 10)
+        try:
+            with feed.inbox(None) as inbox:
+                await wait_until(lambda: inbox.ended)
+            await admin.link.call(*user, "allchannels")
+            with feed.inbox(None) as inbox:
+                await _all(inbox)
+                await wait_until(lambda: _heard(admin, inbox), what="an event is heard")
+                assert inbox.ended is None
+        finally:
+            await feed.close()
+            await link.close()
+            await admin.link.close()
+
+
+async def _heard(admin: Store, inbox: Inbox) -> bool:
+    await admin.say("progress", {}, worker_id="w", stream_id="s", correlation_id=None)
+    return await inbox.came(SOON) and inbox.take() is not None

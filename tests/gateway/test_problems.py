@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from colony.gateway import create_app
 from tests.gateway.kit import Api, problem
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="session")]
@@ -179,3 +180,18 @@ async def test_a_body_that_does_not_come(api: Api) -> None:
     assert await reader.read() == b""
     assert (await api.ask("GET", "/stats")).status_code == 200
     assert await accepted(api) == before
+
+
+async def test_a_bug_is_a_problem_that_tells_nothing() -> None:
+    """500: the kind and no more; the reason is in the log alone."""
+    app = create_app()
+
+    async def fail() -> None:
+        raise RuntimeError("the password is 1234")
+
+    app.add_api_route("/fail", fail)
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get("/fail")
+    assert problem(answer, 500)["type"].endswith("internal-error")
+    assert "1234" not in answer.text
