@@ -58,14 +58,6 @@ class Doorkeeper:
         holder = await token_holder(store, match[1])
         if isinstance(holder, str):
             raise _unauthorized(f"{holder} token for colony {colony_id!r}", "invalid_token")
-        if not holder.allows(scope):
-            raise Refused(
-                HTTPStatus.FORBIDDEN,
-                f"this needs a token with the scope {scope.value!r}; yours has: {', '.join(holder.scopes)}",
-                headers={
-                    "WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope.value}"'
-                },
-            )
         wait = await store.take_permit(
             holder.token_id, rate=self.settings.rate, burst=self.settings.burst
         )
@@ -74,6 +66,14 @@ class Doorkeeper:
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"this token may make {self.settings.rate:g} requests a second",
                 retry_after=wait.total_seconds(),
+            )
+        if not holder.allows(scope):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                f"this needs a token with the scope {scope.value!r}; yours has: {', '.join(holder.scopes)}",
+                headers={
+                    "WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope.value}"'
+                },
             )
         return holder.token_id
 
@@ -87,8 +87,8 @@ class Doorkeeper:
                 pass  # the answer matters more than its count
 
 
-def _unauthorized(detail: str, error: str = "") -> Refused:
-    challenge = f'Bearer realm="colony"{error and f", error={chr(34)}{error}{chr(34)}"}'
+def _unauthorized(detail: str, error: str | None = None) -> Refused:
+    challenge = 'Bearer realm="colony"' + (f', error="{error}"' if error else "")
     return Refused(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})
 
 
