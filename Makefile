@@ -5,7 +5,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := node,beat,gateway,jsonschema,openai,anthropic,embedded,dev
+EXTRAS := node,beat,gateway,jsonschema,openai,anthropic,embedded,deploy,dev
 AIMOCK := @copilotkit/aimock@1.43.0
 CELERYNODE := celery-node@0.5.9
 

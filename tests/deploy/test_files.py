@@ -1,0 +1,308 @@
+"""What deploy/ says is well-formed, agrees with itself and with Colony, and is as closed as it claims."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colony.flower.settings import FlowerSettings
+from colony.gateway.settings import GatewaySettings
+from colony.metrics.figures import GAUGES
+from colony.settings import SECRETS_DIRECTORIES, Settings
+from tests.deploy.kit import (
+    DEPLOY,
+    ROOT,
+    UNITS,
+    compose,
+    dockerfile,
+    documents,
+    image,
+    run,
+    seconds,
+    services,
+    tool,
+    unit,
+)
+
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+OLDEST_KUBERNETES = "1.30"
+BEYOND_DRAIN = 10.0
+OURS = ("worker", "beat-1", "beat-2", "gateway", "flower")
+
+
+def passes(name: str, *arguments: str) -> None:
+    """A checker finds nothing; skipped where it is not installed."""
+    program = tool(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    done = run(program, *arguments)
+    assert done.returncode == 0, done.stdout
+
+
+def manifests() -> list[dict[str, Any]]:
+    """All Kubernetes objects but those that only kustomize and people read."""
+    files = [path for path in KUBERNETES if path.stem not in ("kustomization", "secrets.example")]
+    return [document for path in files for document in documents(path)]
+
+
+def redis_users() -> list[str]:
+    """Those of deploy/redis/users.acl that have a password."""
+    rules = (DEPLOY / "redis" / "users.acl").read_text()
+    return [name for name in re.findall(r"^user (\S+)", rules, re.MULTILINE) if name != "default"]
+
+
+def test_compose_keeps_to_its_schema() -> None:
+    """And docker compose itself takes it, where it is installed."""
+    passes("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+    docker = shutil.which("docker")
+    if docker and run(docker, "compose", "version").returncode == 0:
+        done = run(docker, "compose", "config", "--quiet")
+        assert done.returncode == 0, done.stdout
+
+
+def test_shell_scripts_are_clean() -> None:
+    """By shellcheck."""
+    passes("shellcheck", "deploy/secrets.sh", "deploy/redis/start.sh")
+
+
+def test_the_dockerfile_is_clean() -> None:
+    """By hadolint."""
+    passes("hadolint", "deploy/Dockerfile")
+
+
+def test_the_image_is_closed_and_small() -> None:
+    """Several stages, bases with a tag, locked versions, a numeric user, no secrets, declared ends."""
+    base = dict(re.findall(r"(\w+)=(\S+)", " ".join(v for n, v in dockerfile() if n == "ARG")))
+    stages = [value.split()[0] for name, value in dockerfile() if name == "FROM"]
+    assert len(stages) > 1
+    for stage in stages:
+        named = base.get(stage.strip("${}"), stage)
+        assert ":" in named
+        assert not named.endswith(":latest")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", image("USER"))
+    assert image("ENTRYPOINT") == '["colony"]'
+    assert image("STOPSIGNAL") == "SIGTERM"
+    assert "/livez" in image("HEALTHCHECK")
+    assert any("--constraint requirements.lock" in value for name, value in dockerfile())
+    assert not any(name == "ADD" for name, _ in dockerfile())
+
+
+def test_the_build_context_holds_what_is_copied_and_no_more() -> None:
+    """.dockerignore lets through each source of COPY, and each of those is there."""
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {rule[1:] for rule in rules if rule.startswith("!")}
+    assert "*" in rules
+    copies = [value for name, value in dockerfile() if name == "COPY" and "--from" not in value]
+    sources = {source for value in copies for source in value.split()[:-1]}
+    assert sources == allowed
+    assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.parametrize("name", sorted(services()))
+def test_a_service_is_closed_bounded_and_watched(name: str) -> None:
+    """Read-only, no capability, no new privileges, limits, a health check, loopback ports only."""
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert not str(service["user"]).startswith("0")
+    assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
+    assert "healthcheck" in service
+    assert ":" in service["image"]
+    assert seconds(service["stop_grace_period"]) > 0
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:")
+    for value in (service.get("environment") or {}).values():
+        assert "://" not in str(value), "URLs hold passwords: they belong into secrets"
+
+
+def test_both_beats_are_one_declaration() -> None:
+    """The second stands by."""
+    assert services()["beat-1"] == services()["beat-2"]
+
+
+def test_whoever_drains_is_given_the_time() -> None:
+    """COLONY_DRAIN_GRACE and ten seconds more, everywhere; the watchdog waits longer than that, too."""
+    grace = float(services()["worker"]["environment"]["COLONY_DRAIN_GRACE"]) + BEYOND_DRAIN
+    worker = next(m for m in pod_owners() if m["metadata"]["name"] == "colony-worker")
+    assert grace == Settings().drain_grace.total_seconds() + BEYOND_DRAIN
+    assert seconds(services()["worker"]["stop_grace_period"]) > grace
+    assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > grace
+    assert seconds(unit("colony-worker@.service")["TimeoutStopSec"][-1]) > grace
+    assert seconds(unit("colony-worker@.service")["WatchdogSec"][-1]) > grace
+
+
+def test_each_user_of_redis_has_a_password_everywhere() -> None:
+    """In compose, for the server that reads them; in the example of Kubernetes' secrets."""
+    wanted = {f"redis_{user}_password" for user in redis_users()}
+    assert wanted
+    assert set(services()["redis"]["secrets"]) == wanted
+    assert wanted <= set(compose()["secrets"])
+    example = documents(DEPLOY / "kubernetes" / "secrets.example.yaml")
+    [passwords] = [s for s in example if s["metadata"]["name"] == "colony-redis-passwords"]
+    assert set(passwords["stringData"]) == wanted
+
+
+def test_what_is_mounted_is_there() -> None:
+    """Every file or folder of the repository that compose mounts or includes."""
+    for service in services().values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (ROOT / source).exists(), source
+
+
+def known_settings() -> set[str]:
+    """Every variable that some process of ours reads."""
+    known = {"COLONY_NAME", *SECRETS_DIRECTORIES}
+    for model in (Settings, GatewaySettings, FlowerSettings):
+        prefix = model.model_config["env_prefix"]
+        known |= {prefix + field.upper() for field in model.model_fields}
+    return known
+
+
+def test_every_setting_exists() -> None:
+    """A misspelt COLONY_… would be ignored without a word."""
+    files = [ROOT / "docker-compose.yml", DEPLOY / "Dockerfile", *KUBERNETES, *UNITS.iterdir()]
+    only_compose = {"COLONY_IMAGE"}
+    for path in files:
+        used = set(re.findall(r"\bCOLONY_[A-Z_]*[A-Z]\b", path.read_text()))
+        assert used <= known_settings() | only_compose, path.name
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_manifests_keep_to_the_schema_of_kubernetes(path: Path) -> None:
+    """Strictly: an unknown field is an error."""
+    if path.stem == "kustomization":
+        pytest.skip("kustomize reads it: see the next test")
+    passes("kubernetes-validate", "--strict", "--quiet", "-k", OLDEST_KUBERNETES, str(path))
+
+
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes/keda"])
+def test_kustomize_builds_it(folder: str) -> None:
+    """Every resource is found, and nothing twice."""
+    passes("kubectl", "kustomize", f"deploy/{folder}")
+
+
+def pod_owners() -> list[dict[str, Any]]:
+    """Deployments and StatefulSets."""
+    return [m for m in manifests() if m["kind"] in ("Deployment", "StatefulSet")]
+
+
+def test_pods_are_closed_and_bounded() -> None:
+    """As the namespace enforces (restricted), and read-only beyond that."""
+    assert len(pod_owners()) == 5
+    for owner in pod_owners():
+        spec = owner["spec"]["template"]["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+            if owner["metadata"]["name"] != "colony-beat":
+                assert {"readinessProbe", "livenessProbe"} <= set(container)
+
+
+def test_the_user_of_the_image_is_the_user_of_the_pods() -> None:
+    """And of the services."""
+    uid, gid = map(int, image("USER").split(":"))
+    assert {services()[name]["user"] for name in OURS} == {f"{uid}:{gid}"}
+    for owner in pod_owners():
+        if owner["metadata"]["name"] != "colony-redis":
+            context = owner["spec"]["template"]["spec"]["securityContext"]
+            assert (context["runAsUser"], context["runAsGroup"]) == (uid, gid)
+
+
+def labels_of_pods() -> list[dict[str, str]]:
+    """Of each Deployment and StatefulSet."""
+    return [owner["spec"]["template"]["metadata"]["labels"] for owner in pod_owners()]
+
+
+def test_selectors_select_somebody() -> None:
+    """Of services, budgets and policies."""
+    for manifest in manifests():
+        spec = manifest.get("spec", {})
+        selector = spec.get("podSelector") or spec.get("selector") or {}
+        wanted = (
+            selector.get("matchLabels", selector) if manifest["kind"] != "Service" else selector
+        )
+        if manifest["kind"] in ("NetworkPolicy", "PodDisruptionBudget", "Service") and wanted:
+            assert any(wanted.items() <= labels.items() for labels in labels_of_pods()), manifest
+
+
+def test_nobody_may_talk_unless_it_is_said() -> None:
+    """One policy for all pods that allows nothing."""
+    policies = {
+        m["metadata"]["name"]: m["spec"] for m in manifests() if m["kind"] == "NetworkPolicy"
+    }
+    closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert policies["default-deny"] == closed
+    components = {labels["app.kubernetes.io/component"] for labels in labels_of_pods()}
+    assert components <= set(policies)
+
+
+def test_keda_asks_for_what_there_is() -> None:
+    """A Deployment of ours, metrics of ours, the colony of the ConfigMap."""
+    [scaled] = documents(DEPLOY / "kubernetes" / "keda" / "scaledobject.yaml")
+    target = scaled["spec"]["scaleTargetRef"]["name"]
+    assert target in {owner["metadata"]["name"] for owner in pod_owners()}
+    metrics = {name for name, _ in GAUGES.values()}
+    [config] = [m for m in manifests() if m["kind"] == "ConfigMap"]
+    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    assert any("oldest_pending" in query for query in queries)
+    assert any("slots_used" in query for query in queries)
+    for query in queries:
+        assert set(re.findall(r"colony_\w+", query)) <= metrics
+        assert f'colony="{config["data"]["COLONY_NAME"]}"' in query
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """It says nothing at all; the program, which is not here, stands for any other."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed (apt-get install systemd)")
+    for path in [*UNITS.glob("*.service"), *UNITS.glob("*.target")]:
+        text = path.read_text().replace("/opt/colony/bin/colony", "/bin/true")
+        (tmp_path / path.name).write_text(text)
+    for path in sorted(tmp_path.iterdir()):
+        name = path.name.replace("@.", "@1.")
+        done = run(
+            program, "verify", "--man=no", str(tmp_path / name), SYSTEMD_UNIT_PATH=f"{tmp_path}:"
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)
+def test_units_are_closed(path: Path) -> None:
+    """What each gives up, and that it is started again for ever."""
+    declared = unit(path.name)
+    for key, value in {
+        "NoNewPrivileges": "yes",
+        "ProtectSystem": "strict",
+        "PrivateTmp": "yes",
+        "CapabilityBoundingSet": "",
+        "Restart": "always",
+        "KillSignal": "SIGTERM",
+        "StartLimitIntervalSec": "0",
+    }.items():
+        assert declared[key] == [value]
+    assert not any("PASSWORD" in line for line in declared.get("Environment", []))
+
+
+def test_every_alert_has_its_runbook() -> None:
+    """One heading in deploy/README.md for each alert of deploy/prometheus, and none too many."""
+    [rules] = documents(DEPLOY / "prometheus" / "alerts.yml")
+    alerts = {
+        rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule
+    }
+    runbook = set(re.findall(r"^#### (\w+)$", (DEPLOY / "README.md").read_text(), re.MULTILINE))
+    assert alerts == runbook
