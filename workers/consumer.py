@@ -9,6 +9,7 @@ from typing import Any
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from colony.doorbell import INTAKE
+from workers.showing import SHOWING
 from workers.transport import Transport
 
 FLUSH_SECONDS = 0.1
@@ -23,6 +24,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     """
 
     _flush_is_due = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        SHOWING.through(self)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Try again every second: Celery's tries are up to 30 s apart, long after the broker is back."""

@@ -61,7 +61,15 @@ def install(context: NodeContext) -> None:
 
 
 class StoppingRequest(Request):  # type: ignore[misc]
-    """Celery's request of a doorbell, whose worker is settled when its hard time limit has passed."""
+    """Celery's request of a doorbell, whose worker is settled when its hard time limit has passed.
+
+    How a slice has ended is not told to Flower: how its worker ended is (`workers.showing`).
+    """
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Celery's events, except for those (a failure would bring a traceback, with what it names)."""
+        if type not in ("task-succeeded", "task-failed"):
+            super().send_event(type, **fields)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """The hard limit ends the worker, if its slice has not done so. Called in any thread; never waits."""

@@ -13,6 +13,7 @@ from colony.models import WorkerRecord
 from colony.store import Claim
 from workers.host import Host
 from workers.running import Running
+from workers.showing import SHOWING
 
 log = logging.getLogger("colony.journal")
 
@@ -34,6 +35,9 @@ class StoreJournal:
             self._record.worker_id, self._running.token, step, after=self._length
         )
         self._length += len(step.parts)
+        if (progress := self._running.progress) is not None:
+            progress.add(step)
+            SHOWING.step(self._host.context, progress)
         if told is not None:
             self._running.told = True
             raise asyncio.CancelledError(f"told to stop: {told}")

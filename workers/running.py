@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from workers.agent.outcome import Outcome
+from workers.showing import Progress
 
 
 @dataclass(slots=True)
@@ -15,6 +16,7 @@ class Running:
 
     worker_id: str
     token: str
+    progress: Progress | None = None
     agent: asyncio.Task[Outcome] | None = None
     claimed_at: float = field(default_factory=time.monotonic)
     told: bool = False

@@ -32,6 +32,7 @@ from workers.journal import StoreJournal
 from workers.loop import Cut, cut_of
 from workers.offspring import SliceOffspring
 from workers.running import RUNNING, Running
+from workers.showing import SHOWING, Progress
 
 log = logging.getLogger("colony.slice")
 
@@ -55,11 +56,14 @@ async def run_slice(host: Host, worker_id: str) -> bool:
     claim = await _claim(host, worker_id)
     if not isinstance(claim, Claim):
         return await _refused(host, worker_id, claim)
-    running = RUNNING[worker_id] = Running(worker_id, claim.token)
+    progress = Progress.of(claim.record)
+    running = RUNNING[worker_id] = Running(worker_id, claim.token, progress)
+    SHOWING.step(host.context, progress)
     try:
         return await _run_and_release(host, claim, running)
     except StaleToken as error:
         log.warning("worker %s was rescued or ended elsewhere, dropped here: %s", worker_id, error)
+        await _show_end(host, worker_id)
         return False
     finally:
         if RUNNING.get(worker_id) is running:
@@ -97,9 +101,17 @@ async def _refused(host: Host, worker_id: str, why: Refusal | str) -> bool:
         log.warning("worker %s is not claimed: this node's lease is gone", worker_id)
     elif why is Refusal.VERSION:
         log.warning("worker %s needs another version of the definition than this node's", worker_id)
-    else:
-        return WorkerState(why).terminal
+    elif WorkerState(why).terminal:
+        await _show_end(host, worker_id)
+        return True
     return False
+
+
+async def _show_end(host: Host, worker_id: str) -> None:
+    """People are shown the end of a worker that another has ended, or a stop."""
+    record = await host.store.get(worker_id)
+    if record is not None and record.state.terminal:
+        SHOWING.ended(host.context, record)
 
 
 async def _run_and_release(host: Host, claim: Claim, running: Running) -> bool:
@@ -177,6 +189,8 @@ async def _release(host: Host, running: Running, outcome: Outcome) -> bool:
         return await _park(host, running, outcome)
     filed = Filed(outcome.status, outcome.summary, outcome.data, outcome.error)
     await _settle(host, running, filed)
+    if running.progress is not None:
+        SHOWING.end(host.context, running.progress, filed.status, filed.error)
     return True
 
 
@@ -198,6 +212,9 @@ async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool
     )
     if isinstance(parked, ReportStatus):
         return await _give_back(host, running, f"told to stop: {parked}")
+    if running.progress is not None:
+        running.progress.waits("its time" if isinstance(outcome, Parked) else "children")
+        SHOWING.step(host.context, running.progress)
     await host.ring(parked.rings)
     return False
 
@@ -209,6 +226,7 @@ async def _release_cut(host: Host, running: Running, cut: Cut | None) -> bool:
         return False
     if not running.told and cut in CUT_REPORTS:
         await _settle(host, running, CUT_REPORTS[cut])
+        await _show_end(host, running.worker_id)
         return True
     return await _give_back(host, running, "told to stop" if running.told else HANDED_OVER)
 
@@ -221,6 +239,7 @@ async def _give_back(host: Host, running: Running, why: str) -> bool:
         running.worker_id, running.token, why, counted=False, ring_again_after=ring_again_after
     )
     if ring is None:
+        await _show_end(host, running.worker_id)
         return True
     await host.ring([ring])
     return False

@@ -13,7 +13,6 @@ from tornado.options import options
 from colony.errors import ConfigurationError
 from colony.flower import screen
 from colony.flower.settings import FlowerSettings
-from colony.urls import is_loopback
 
 __all__ = [
     "address",
@@ -41,31 +40,10 @@ def _settings() -> FlowerSettings:
         raise ConfigurationError("; ".join(wrong)) from error
 
 
-def _who_may_look(settings: FlowerSettings, host: str, otherwise: list[str]) -> list[str]:
-    """The credentials: ours, or those that Flower was given itself."""
-    found = settings.credentials() or otherwise
-    if found and settings.no_auth:
-        raise ConfigurationError(
-            "COLONY_FLOWER_NO_AUTH (--no-auth) and credentials: expected one of them"
-        )
-    if not found and not settings.no_auth:
-        raise ConfigurationError(
-            "Flower would let anybody look and stop workers. Name who may, as user:password, in "
-            "COLONY_FLOWER_BASIC_AUTH, or in a file that COLONY_FLOWER_BASIC_AUTH_FILE names; or say "
-            "--no-auth (COLONY_FLOWER_NO_AUTH=true) to let everybody in who is on this machine"
-        )
-    if not found and not is_loopback(host):
-        raise ConfigurationError(
-            f"--no-auth (COLONY_FLOWER_NO_AUTH) is for this machine alone, and {host or '0.0.0.0'} can be "
-            "reached from others: listen on 127.0.0.1, or name who may look"
-        )
-    return found
-
-
 try:
     _chosen = _settings()
     address = options.address or _chosen.host
-    basic_auth = _who_may_look(_chosen, address, [] if options.auth else options.basic_auth or [])
+    basic_auth = _chosen.who_may_look(address, options.basic_auth or [], oauth=bool(options.auth))
 except ConfigurationError as error:
     raise SystemExit(f"colony: {error}") from error
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from colony.errors import ConfigurationError
+from colony.urls import is_loopback
 
 
 def _listed(value: object) -> object:
@@ -71,5 +72,26 @@ class FlowerSettings(BaseSettings):
             raise ConfigurationError(
                 "COLONY_FLOWER_BASIC_AUTH and its file: expected user:password, several with commas "
                 "between (in the file one in a line); found one without a user or a password"
+            )
+        return found
+
+    def who_may_look(self, host: str, otherwise: list[str], *, oauth: bool = False) -> list[str]:
+        """The credentials to ask for: these, or those that Flower was given itself. Raises
+        `ConfigurationError` where anybody could come in from elsewhere."""
+        found = self.credentials() or otherwise
+        if found and self.no_auth:
+            raise ConfigurationError(
+                "COLONY_FLOWER_NO_AUTH (--no-auth) and credentials: expected one of them"
+            )
+        if not found and not self.no_auth and not oauth:
+            raise ConfigurationError(
+                "Flower would let anybody look and stop workers. Name who may, as user:password, in "
+                "COLONY_FLOWER_BASIC_AUTH, or in a file that COLONY_FLOWER_BASIC_AUTH_FILE names; or say "
+                "--no-auth (COLONY_FLOWER_NO_AUTH=true) to let everybody in who is on this machine"
+            )
+        if self.no_auth and not is_loopback(host):
+            raise ConfigurationError(
+                f"--no-auth (COLONY_FLOWER_NO_AUTH) is for this machine alone, and others can reach {host}: "
+                "listen on 127.0.0.1, or name who may look"
             )
         return found

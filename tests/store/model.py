@@ -31,6 +31,7 @@ class Worker:
     parent: str = ""
     depth: int = 0
     state: str = "PENDING"
+    was: str = ""
     deadline: bool = False
     token: str = ""
     node: str = ""
@@ -199,7 +200,7 @@ class Transitions:
             self.due.add(f"tree:{worker.id}")
 
     def _owe_part(self, worker: Worker) -> None:
-        if worker.batch:
+        if worker.batch or worker.was != "PENDING":
             self.due.add(f"part:{worker.id}")
 
     # -- nodes ------------------------------------------------------------------------------
@@ -326,6 +327,7 @@ class Transitions:
         else:
             worker.left = [unit.id for unit in self.units(worker.id)]
         status = worker.filed or status
+        worker.was = worker.state
         self._release(worker, STATE_OF[status])
         worker.told = ""
         self.due -= {f"{kind}:{worker.id}" for kind in ("wake", "kill", "deadline")}

@@ -7,6 +7,7 @@ import pytest
 from colony.models import WorkerState
 from colony.store import Refusal, Ring, Store
 from colony.testing import wait_until
+from tests.store.batch_kit import due, is_due
 from tests.store.fixtures import OpenColony
 from tests.store.kit import (
     LEASE,
@@ -31,6 +32,8 @@ async def lose(store: Store, deaths: int = 1) -> str:
         await claim(store, worker_id, node=f"n{number}", token=f"t{number}")
         await die(store, f"n{number}")
         await store.rescue(f"n{number}", cap=10, ring_again_after=SOON)
+    if await is_due(store, f"part:{worker_id}"):  # it was one too many
+        assert await due(store, f"part:{worker_id}") == [worker_id]
     return worker_id
 
 

@@ -101,7 +101,7 @@ local function enter(wid, rec, state)
   redis.call('HSET', K.worker(wid), 'state', state, 'since', int(now))
   if rec.node then redis.call('HDEL', K.held(rec.node), wid) end
   if rec.state == 'PENDING' then redis.call('ZREM', K.doorbells, wid) end
-  rec.state = state
+  rec.was, rec.state = rec.state, state
 end
 
 -- Attempts are lines: a claim writes one, its end another. The oldest go when there are too many: of one that parks
@@ -361,9 +361,10 @@ end
 -- The fence: only the owner of the claim writes.
 local function owns(rec, token) return rec.state == 'RUNNING' and rec.token == token end
 
--- A member that ended without a slice still owes its part of the chord: it is rung once more, the slice finds it ended.
+-- A worker that ended without a slice is rung once more: the slice finds it ended, returns a member's part of the chord,
+-- and shows the end in Flower. One that was PENDING has been rung; a member is rung nevertheless, its chord needs it.
 local function owe_part(wid, rec)
-  if rec.batch then redis.call('ZADD', K.due, now, 'part:' .. wid) end
+  if rec.batch or rec.was ~= 'PENDING' then redis.call('ZADD', K.due, now, 'part:' .. wid) end
 end
 
 -- Stop one worker: one that waits settles at once, one that runs is told to. Returns what became of it, and true

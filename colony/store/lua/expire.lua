@@ -4,7 +4,7 @@
 --   rest:<batch>       its policy was met without these: they are stopped
 --   tree:<worker>      it was stopped: so are its children
 --   ring:<worker>      it was admitted by a script that could not ring for it, or a node of another version was rung
---   part:<worker>      it ended without a slice: rung, so that a slice returns its part of the chord
+--   part:<worker>      it ended without a slice: rung, so that a slice returns its part of the chord and shows its end
 -- (wake:<worker> is done by wake.lua.) At most `cap` workers at a time; what is left stays due.
 -- ARGV: item, grace_ms, cap
 -- Returns: rings (of parts)
