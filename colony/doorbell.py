@@ -19,7 +19,7 @@ from colony.errors import StoreUnavailable
 from colony.faults import reached
 from colony.settings import Settings
 from colony.store import Ring
-from colony.store.link import CONNECTION_LOST, safe_url
+from colony.store.link import CONNECTION_LOST, safe_url, user_of
 from colony.store.trouble import trouble_of
 
 log = logging.getLogger("colony.doorbell")
@@ -61,8 +61,14 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
     The keys of unacknowledged messages are our own: kombu users of the same Redis database share
     them by default, and restore each other's messages.
     """
-    app = Celery(f"colony.{colony_id}", broker=settings.queue_url, backend=settings.queue_url)
+    url = settings.queue_url
+    tls = settings.tls.options(
+        url
+    )  # in the URL for all that make connections of it; here for Flower
+    app = Celery(f"colony.{colony_id}", broker=url, backend=url)
     app.conf.update(
+        broker_use_ssl=tls or None,
+        redis_backend_use_ssl=tls or None,
         task_serializer="json",
         result_serializer="json",
         event_serializer="json",
@@ -103,6 +109,7 @@ class Doorbells:
         self._intake = intake_of(colony_id)
         self._unacked = app.conf.broker_transport_options["unacked_key"]
         self._where = safe_url(settings.queue_url)
+        self._user = user_of(settings.queue_url)
 
     def ring(self, rings: Sequence[Ring], *, chord_of: str = "") -> None:
         """Send one message for each. Raises `StoreUnavailable` when the broker is away.
@@ -150,7 +157,7 @@ class Doorbells:
             raise self._away(error) from error
 
     def _away(self, error: Exception) -> StoreUnavailable:
-        return trouble_of(error, self._where, "the broker") or StoreUnavailable(
+        return trouble_of(error, self._where, "the broker", user=self._user) or StoreUnavailable(
             f"the broker at {self._where} cannot be reached: {error}"
         )
 

@@ -32,7 +32,8 @@
     │   ├── StoreOutOfMemory    Redis has reached its maxmemory
     │   ├── StoreReadOnly       Redis is a replica, or cannot save: it takes no writes
     │   ├── StoreLoading        Redis has started and still loads its data
-    │   └── StoreDenied         Redis wants another user or password, or refuses this user
+    │   ├── StoreDenied         Redis wants another user or password, or refuses this user
+    │   └── StoreUntrusted      Redis and this process do not come to an agreement about TLS
     ├── StaleToken              a write came from someone who no longer owns the worker
     └── EmbeddedRedisError      the embedded Redis server failed
         └── RedisMissing        there is no Redis server on this machine to embed
@@ -183,6 +184,10 @@ class StoreLoading(StoreUnavailable):
 
 class StoreDenied(StoreUnavailable):
     """Redis wants a user and password, or does not take these, or refuses this user a command."""
+
+
+class StoreUntrusted(StoreUnavailable):
+    """Redis' certificate is not trusted here, or Redis trusts none of ours, or one of both speaks no TLS."""
 
 
 class StaleToken(ColonyError):

@@ -66,7 +66,7 @@ class Operations:
         base = settings or Settings()
         self.settings = base.model_copy(update={k: v for k, v in given.items() if v is not None})
         self.colony_id = colony_id
-        self._link = Link(self.settings.redis_url, patience=self.settings.connect_timeout)
+        self._link = Link(self.settings.store_url, patience=self.settings.connect_timeout)
         self._store = Store(self._link, colony_id)
         self._intake = Intake(self._store, pipeline)
         self._doorbells = Doorbells(celery_app(colony_id, self.settings), colony_id, self.settings)
@@ -340,7 +340,7 @@ class Operations:
 async def list_colonies(settings: Settings | None = None) -> list[str]:
     """The ids of all colonies that were ever registered in this Redis."""
     base = settings or Settings()
-    link = Link(base.redis_url, patience=base.connect_timeout)
+    link = Link(base.store_url, patience=base.connect_timeout)
     try:
         return sorted(await link.call("SMEMBERS", COLONIES))
     finally:

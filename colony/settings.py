@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import (
@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from colony.errors import ConfigurationError
+from colony.tls import Tls
 
 SECRETS_DIRECTORIES = ("COLONY_SECRETS_DIR", "CREDENTIALS_DIRECTORY")
 """The variables that may name the directory of the secret files; the first that is set counts."""
@@ -62,15 +63,38 @@ class Settings(BaseSettings):
     """One frozen object per process; made once and handed down."""
 
     model_config = SettingsConfigDict(
-        env_prefix="COLONY_", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix="COLONY_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # a URL may hold a password
     )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="Redis (6.2+) or Valkey that holds the store, and the queue unless broker_url is set.",
+        repr=False,
+        description="Redis (6.2+) or Valkey that holds the store, and the queue unless broker_url is set. "
+        "rediss:// speaks TLS (`colony.tls`).",
     )
     broker_url: str | None = Field(
-        None, description="A separate Redis for the Celery queue. Default: redis_url."
+        None, repr=False, description="A separate Redis for the Celery queue. Default: redis_url."
+    )
+    redis_tls_ca: Path | None = Field(
+        None,
+        description="File (PEM) with the CA that signed Redis' certificate, for rediss:// URLs. Default: the "
+        "CAs that this system trusts.",
+    )
+    redis_tls_cert: Path | None = Field(
+        None,
+        description="File (PEM) with our own certificate, where Redis asks its clients for one.",
+    )
+    redis_tls_key: Path | None = Field(
+        None, description="File (PEM) with the key of redis_tls_cert, without a passphrase."
+    )
+    redis_tls_verify: Literal["full", "ca"] = Field(
+        "full",
+        description="What is checked of Redis' certificate: its CA and that it names the host of the URL "
+        "(full), or its CA alone (ca). It cannot be left unchecked.",
     )
     app: str | None = Field(
         None,
@@ -129,6 +153,21 @@ class Settings(BaseSettings):
     health_host: str = Field(
         "127.0.0.1",
         description="The address for health_port; 0.0.0.0 for an orchestrator's probes.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="What nodes, beats and gateways write their logs as: text for people, or json, one "
+        "object a line (`colony.logs`).",
+    )
+    tracing: bool = Field(
+        False,
+        description="Whether spans are sent to the OpenTelemetry collector that OTEL_EXPORTER_OTLP_ENDPOINT "
+        "names (`colony.tracing`; needs the extra otel).",
+    )
+    trace_file: Path | None = Field(
+        None,
+        description="With tracing: a file to which spans are written as lines of JSON, in place of a "
+        "collector.",
     )
     max_message_bytes: int = Field(
         4 * 1024 * 1024,
@@ -207,7 +246,28 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        for url in (self.redis_url, self.broker_url or self.redis_url):
+            self.tls.url(url)
+        return self
+
+    @property
+    def tls(self) -> Tls:
+        """How rediss:// URLs are connected to."""
+        return Tls(
+            self.redis_tls_ca,
+            self.redis_tls_cert,
+            self.redis_tls_key,
+            check_host=self.redis_tls_verify == "full",
+        )
+
+    @property
+    def store_url(self) -> str:
+        """The Redis that holds the store, for redis-py: with all that TLS needs as parameters."""
+        return self.tls.url(self.redis_url)
+
     @property
     def queue_url(self) -> str:
-        """The Redis that holds the Celery queue."""
-        return self.broker_url or self.redis_url
+        """The Redis that holds the Celery queue, in the same form."""
+        return self.tls.url(self.broker_url or self.redis_url)

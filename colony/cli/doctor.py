@@ -96,8 +96,8 @@ async def diagnose(
         for finding in await _credentials(loaded):
             yield finding
     reachable = True
-    for role, url in {"Redis": settings.redis_url, "broker": settings.broker_url}.items():
-        if url is None or (role == "broker" and url == settings.redis_url):
+    for role, url in {"Redis": settings.store_url, "broker": settings.queue_url}.items():
+        if role == "broker" and url == settings.store_url:
             continue
         for finding in await examine_server(role, url, settings.connect_timeout.total_seconds()):
             yield finding
@@ -272,5 +272,7 @@ async def _rejected(runtime: ColonyRuntime) -> Finding:
         f"{message.at:%Y-%m-%d %H:%M:%S}Z {message.reason}: {one_line(message.message, 60)}"
         for message in rejected[:REJECTED_SHOWN]
     )
-    remedy = "find out who sends them: others than Colony send colony.spawn, …, to colony.<name>.intake"
+    remedy = (
+        "find out who sends them: others than Colony send colony.spawn, …, to colony.<name>.intake"
+    )
     return Finding("messages set aside", Level.WARNING, f"{len(rejected)}: {shown}", remedy)

@@ -14,7 +14,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from colony.cli.findings import Finding, Level
-from colony.store.link import safe_url
+from colony.store.link import safe_url, user_of
+from colony.store.trouble import trouble_of
 
 OLDEST_REDIS = (6, 2)
 NEARLY_FULL = 0.8
@@ -35,6 +36,10 @@ async def examine_server(role: str, url: str, timeout: float) -> list[Finding]:
         findings = [_version(role, url, info), *_state(role, info)]
         return findings + _configuration(role, await _configured(client), info)
     except (RedisError, OSError) as error:
+        if trouble := trouble_of(
+            error, safe_url(url), user=user_of(url), command="the command 'info'"
+        ):
+            return [Finding(f"{role} reachable", Level.PROBLEM, str(trouble))]
         return [
             Finding(f"{role} reachable", Level.PROBLEM, f"{safe_url(url)}: {error}", _reach(error))
         ]

@@ -36,7 +36,7 @@ class Colonies:
         self._settings = settings
         self._gateway = gateway
         self._pipelines = pipelines
-        self._link = Link(settings.redis_url, patience=settings.connect_timeout)
+        self._link = Link(settings.store_url, patience=settings.connect_timeout)
         self._open: dict[str, Open] = {}  # the longest idle first
         self._opening: dict[str, asyncio.Task[None]] = {}
 

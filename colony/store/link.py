@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -29,8 +29,14 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from colony.errors import StoreDenied, StoreIncompatible, StoreReadOnly, StoreUnavailable
-from colony.store.scripts import Script
+from colony.errors import (
+    StoreDenied,
+    StoreIncompatible,
+    StoreReadOnly,
+    StoreUnavailable,
+    StoreUntrusted,
+)
+from colony.store.scripts import SCRIPTS, Script
 from colony.store.trouble import trouble_of
 
 log = logging.getLogger("colony.link")
@@ -64,6 +70,20 @@ def safe_url(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1]
     return urlunsplit(parts._replace(netloc=host, query=""))
+
+
+def user_of(url: str) -> str:
+    """Whom a URL makes us in Redis' eyes."""
+    return unquote(urlsplit(url).username or "") or "default"
+
+
+def _named(command: Command) -> str:
+    """What a command is called in messages: of a script, the transition."""
+    if command[0] not in ("EVALSHA", "EVAL"):
+        return f"the command {str(command[0]).lower()!r}"
+    text = command[1].decode()
+    name = next((s.name for s in SCRIPTS.values() if text in (s.sha, s.text)), "unknown")
+    return f"a command of the script {name!r}"
 
 
 @contextlib.contextmanager
@@ -173,8 +193,8 @@ class Link:
             except (*CONNECTION_LOST, *TRANSIENT_REPLIES) as error:
                 self._greeted = False
                 attempt += 1
-                trouble = trouble_of(error, safe_url(self.url)) or trouble
-                if isinstance(trouble, StoreDenied) and self._patience is not None:
+                trouble = self._trouble(error) or trouble
+                if trouble is not None and _is_final(trouble) and self._patience is not None:
                     self._fail(batch, trouble)
                     continue
                 self._queue.extendleft(reversed(batch))
@@ -241,12 +261,13 @@ class Link:
         patience ends, what was refused for it is queued again."""
         held: list[Asked] = []
         met: StoreUnavailable | None = None
-        where = safe_url(self.url)
         for asked, reply in zip(batch, replies, strict=True):
             future = asked[2]
             if future.done():
                 continue
-            trouble = trouble_of(reply, where) if isinstance(reply, Exception) else None
+            trouble = (
+                self._trouble(reply, _named(asked[1])) if isinstance(reply, Exception) else None
+            )
             if _may_pass(trouble):
                 met = trouble
                 if self._patience is None:
@@ -285,10 +306,26 @@ class Link:
             failure = StoreUnavailable(
                 f"Redis at {safe_url(self.url)} cannot be reached "
                 f"({attempt} attempts in {waited:.1f} s, last: {str(error) or 'no answer'}). "
-                "Start it, or set COLONY_REDIS_URL to where it is"
+                f"{self._remedy(error)}"
             )
             failure.__cause__ = error
             self._fail([asked], failure)
+
+    def _trouble(self, error: BaseException, command: str = "") -> StoreUnavailable | None:
+        """What kind of refusal an error is; None when it is something else."""
+        if isinstance(error, StoreUnavailable):
+            return error
+        return trouble_of(error, safe_url(self.url), user=user_of(self.url), command=command)
+
+    def _remedy(self, error: BaseException) -> str:
+        """What may help. One side that speaks TLS to one that does not is cut off, or hears nothing."""
+        secure = self.url.startswith("rediss:")
+        if "reset by peer" in str(error) or "closed by server" in str(error):
+            if secure:
+                return "It may want a certificate of its clients: COLONY_REDIS_TLS_CERT and …_KEY"
+            return "It may speak TLS alone: rediss:// in COLONY_REDIS_URL"
+        plain = " (redis:// if it does not speak TLS)" if secure else ""
+        return f"Start it, or set COLONY_REDIS_URL to where it is{plain}"
 
     async def _round_trip(self, commands: list[Command]) -> list[Reply]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -307,7 +344,7 @@ class Link:
                 info = await self._redis.info("server")
         except redis_errors.ResponseError as error:
             if "HELLO" not in str(error):
-                raise
+                raise self._trouble(error, "the command 'info'") or error from error
             raise self._too_old("too old to know HELLO") from error  # before 6.0
         version = tuple(int(n) for n in str(info["redis_version"]).split(".")[:2])
         if version < MINIMUM:
@@ -338,6 +375,11 @@ def _sendable(command: Command) -> Command:
     return (name, *(a.encode() if isinstance(a, str) else a for a in arguments))
 
 
+def _is_final(trouble: StoreUnavailable) -> bool:
+    """Nothing that time mends: another try would end the same."""
+    return isinstance(trouble, StoreDenied | StoreUntrusted)
+
+
 def _may_pass(trouble: StoreUnavailable | None) -> bool:
     """A command that this user may not give is not given later either."""
-    return trouble is not None and not isinstance(trouble, StoreDenied)
+    return trouble is not None and not _is_final(trouble)

@@ -147,7 +147,7 @@ async def test_a_redis_that_loads_is_not_taken_for_away(running: Fleet) -> None:
     [
         ("", "wants a password: put it into the URL"),
         (":wrong-secret@", "does not take this user and password"),
-        ("reader:right@", "refuses this user: extend its ACL"),
+        ("reader:right@", "refuses user .reader. the command .hget.: extend its ACL"),
     ],
 )
 async def test_a_wrong_login_is_told_at_once(server: EmbeddedRedis, login: str, words: str) -> None:

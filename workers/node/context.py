@@ -43,7 +43,7 @@ class NodeContext:
 
     def open_store(self, *, patience: timedelta | None) -> Store:
         """A store on a connection of its own, for the event loop that uses it first."""
-        return Store(Link(self.settings.redis_url, patience=patience), self.colony.name)
+        return Store(Link(self.settings.store_url, patience=patience), self.colony.name)
 
     def doorbells(self) -> Doorbells:
         """The doorbells, on the app's connections."""
