@@ -26,7 +26,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from colony import ColonyRuntime, ReportStatus
 from colony.redis_server import newest_server
@@ -162,7 +164,7 @@ async def test_redis_keeps_the_passwords_to_itself(redis: Secured) -> None:
     for password in passwords:
         assert password not in rules.read_text()
     with (
-        Redis(port=redis.port) as nobody,
+        Redis(port=redis.port, retry=Retry(NoBackoff(), 0)) as nobody,
         pytest.raises(RedisError, match=r"NOAUTH|HELLO must be called"),
     ):
         nobody.ping()
