@@ -31,6 +31,7 @@ from __future__ import annotations
 from colony.errors import InvalidSubscription, UnknownDelivery, UnknownSubscription
 from colony.models import Delivery, Subscription, SubscriptionInfo
 from colony.operations import Operations, unknown_colony
+from colony.sizes import MAX_SPEC_BYTES
 
 MAX_SUBSCRIPTIONS = 100
 
@@ -46,6 +47,11 @@ class DeliveryVerbs(Operations):
         One that exists is changed, goes on where it was, and is no longer paused; what is owed to it goes
         to the new URL. Raises `InvalidSubscription` when there are too many, or `UnknownColony`.
         """
+        if (size := len(subscription.model_dump_json())) > MAX_SPEC_BYTES:
+            raise InvalidSubscription(
+                f"subscription {subscription.id!r} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} "
+                "are kept"
+            )
         if "id" not in await self._store.face():
             raise unknown_colony(self.colony_id)
         kept = await self._store.put_subscription(

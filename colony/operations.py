@@ -38,6 +38,7 @@ from colony.models import (
 )
 from colony.pipeline.stage import Stage
 from colony.settings import Settings
+from colony.sizes import MAX_REASON, check_label
 from colony.spawning import Spawner
 from colony.store import Link, Stopped, Store
 from colony.store.keys import COLONIES
@@ -171,6 +172,7 @@ class Operations:
     async def stop_worker(self, worker_id: str, reason: str | None = None) -> bool:
         """Stop a worker: at once when it waits, within `stop_grace` when it runs. A report it has
         filed stands. False when it had ended before. Raises `UnknownWorker`."""
+        check_label("reason", reason, MAX_REASON)
         verdict = await self._store.stop(
             worker_id,
             status=ReportStatus.STOPPED,
@@ -190,6 +192,7 @@ class Operations:
 
     async def stop_all_workers(self, reason: str | None = None) -> int:
         """Stop every worker that has not ended; returns how many were stopped or told to."""
+        check_label("reason", reason, MAX_REASON)
         stopped = 0
         for state in (WorkerState.PENDING, WorkerState.PARKED, WorkerState.RUNNING):
             ids = await self._store.ids_in(state)
@@ -279,6 +282,7 @@ class Operations:
         return Spawner(self._store, self._bell, self.settings.ring_again_after)
 
     async def _stop_each(self, ids: Sequence[str], reason: str) -> int:
+        check_label("reason", reason, MAX_REASON)
         stopped = 0
         for start in range(0, len(ids), STOP_PAGE):
             page = ids[start : start + STOP_PAGE]

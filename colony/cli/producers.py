@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -30,6 +29,7 @@ from colony.cli.options import (
 )
 from colony.cli.output import emit_json, stdout
 from colony.errors import NoNodes
+from colony.sizes import read_bounded
 
 
 def spawn(
@@ -144,7 +144,7 @@ def _read_data(given: str | None, *, task_from_stdin: bool) -> dict[str, Any] | 
 
 def read_text(path: str) -> str:
     """A file, or stdin for ``-``."""
-    return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    return read_bounded(path, sys.stdin)
 
 
 def parse_json(text: str) -> Any:

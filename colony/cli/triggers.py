@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -18,6 +17,7 @@ from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
 from colony.cli.output import emit_json, one_line, say, stdout, table
 from colony.models import FireRecord, TriggerInfo
 from colony.runtime import ColonyRuntime
+from colony.sizes import read_bounded
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,8 +126,7 @@ def put_trigger(
 ) -> None:
     """Add a trigger, or change it. The next time of a timer stays unless its times change."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-        given: Any = json.loads(text)
+        given: Any = json.loads(read_bounded(file, sys.stdin))
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{file}: {error}", param_hint="'FILE'") from error
     if not isinstance(given, dict):

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from colony.errors import InvalidTrigger
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
+from colony.sizes import MAX_SPEC_BYTES
 from colony.triggers.firing import Fired, Firing, Occasion, check_agent, unknown_trigger
 from colony.triggers.keeping import next_times, put
 from colony.triggers.spec import TriggerSpec
@@ -54,6 +56,10 @@ class TriggerVerbs(Operations):
     async def put_trigger(self, spec: TriggerSpec | dict[str, Any]) -> TriggerSpec:
         """Add or change a trigger while the fleet runs. Raises `InvalidTrigger`, which names the field."""
         checked = TriggerSpec.of(spec)
+        if (size := len(checked.model_dump_json())) > MAX_SPEC_BYTES:
+            raise InvalidTrigger(
+                f"trigger {checked.id!r} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} are kept"
+            )
         limits, _ = await self._limits()
         check_agent(checked, limits)
         await put(self._store, checked)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import JsonValue, SecretStr
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 
 from colony.errors import StaleToken
 from colony.models import EventType
@@ -137,6 +137,8 @@ def _context(run: AgentRun, call: ToolCallPart) -> ToolContext:
     async def progress(message: str, data: Mapping[str, JsonValue]) -> None:
         where = {"tool": call.tool_name, "tool_call_id": call.tool_call_id}
         said: dict[str, JsonValue] = to_jsonable_python({"message": message, "data": dict(data)})
+        if len(to_json(said)) > run.max_tool_result_bytes:
+            said = {"message": cut(message, run.max_tool_result_bytes), "data": {}, "cut": True}
         told = run.accounts.redacted(said)
         await run.journal.tell(EventType.PROGRESS, {**where, **told})
 

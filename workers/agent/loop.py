@@ -103,7 +103,10 @@ async def _turn(
     transcript.requests += reply.tries
     if isinstance(reply, NoReply):
         return await _give_up(run, transcript, reply)
-    answer, message = transcript.read_back(reply.response)
+    try:
+        answer, message = transcript.read_back(reply.response)
+    except ValueError as error:
+        return await _give_up(run, transcript, NoReply(str(error), reply.retries, reply.tries))
     held = holds_back(run, transcript, answer)
     filed, judged = judge_reports(answer.tool_calls, run.max_report_bytes, held_back=held)
     groups = plan_calls(run, [call for call in answer.tool_calls if call.tool_name != REPORT_TOOL])

@@ -16,6 +16,8 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import StreamedResponse
 
+from workers.agent.text import MAX_ANSWER_BYTES
+
 SECONDS_BETWEEN_DELTAS = 0.1
 
 
@@ -24,11 +26,15 @@ async def stream_response(
 ) -> ModelResponse:
     """The whole answer of a stream, after its text was told piece by piece."""
     pieces: list[str] = []
-    told_at = time.monotonic()
+    told_at, size = time.monotonic(), 0
     async with stream as response:
         async for event in response:
             if text := _text_of(event):
                 pieces.append(text)
+                if (size := size + len(text)) > MAX_ANSWER_BYTES:
+                    raise ValueError(
+                        f"the model's answer has more than {MAX_ANSWER_BYTES} bytes, the most that are taken"
+                    )
             if pieces and time.monotonic() - told_at >= SECONDS_BETWEEN_DELTAS:
                 await tell("".join(pieces))
                 pieces.clear()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""Of one answer of the model, as it is stored; a longer one ends the worker."""
+
 
 def cut(text: str, max_bytes: int, note: str = "… [cut]") -> str:
     """`text`, or as much of its beginning as fits in `max_bytes` of UTF-8 together with `note`."""

@@ -29,7 +29,7 @@ from pydantic_ai.messages import (
 )
 
 from colony.conversation import Part
-from workers.agent.text import storable
+from workers.agent.text import MAX_ANSWER_BYTES, storable
 
 _REQUEST = TypeAdapter(ModelRequest)
 _RESPONSE = TypeAdapter(ModelResponse)
@@ -106,13 +106,18 @@ class Transcript:
         return [{"kind": "request", "message": json.loads(request)} for request in dumped]
 
     def read_back(self, response: ModelResponse) -> tuple[ModelResponse, dict[str, Any]]:
-        """An answer as it will be stored (with unique call ids), and its JSON form."""
+        """An answer as it will be stored (with unique call ids), and its JSON form. Raises `ValueError`
+        for one of more than `MAX_ANSWER_BYTES`."""
         response = self._with_unique_ids(response)
         try:
             dumped = _RESPONSE.dump_json(response)
         except pydantic_core.PydanticSerializationError:  # lone surrogates in the model's text
             loose = _RESPONSE.dump_python(response, mode="json")
             dumped = storable(json.dumps(loose, ensure_ascii=False)).encode()
+        if len(dumped) > MAX_ANSWER_BYTES:
+            raise ValueError(
+                f"the model's answer has {len(dumped)} bytes, and at most {MAX_ANSWER_BYTES} are taken"
+            )
         return _RESPONSE.validate_json(dumped), json.loads(dumped)
 
     def add_answer(
