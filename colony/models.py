@@ -314,6 +314,8 @@ class WorkerRecord(Model):
     trigger_id: str | None = None
     cause: tuple[str, ...] = ()
     """The triggers in its lineage, ``colony/trigger``, the latest last."""
+    traceparent: str | None = None
+    """The span that spawned it (`colony.tracing`), where that was traced."""
     depth: int = 0
     priority: int = 0
     version: str

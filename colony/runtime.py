@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
+from colony import tracing
 from colony.definition import ColonyConfig
 from colony.deliveries import DeliveryVerbs
 from colony.errors import (
@@ -56,6 +57,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
     _waiting: Waiting | None = None
 
     async def __aenter__(self) -> Self:
+        tracing.enable(self.settings, "producer")
         await super().__aenter__()
         self._waiting = Waiting(self._store)
         return self

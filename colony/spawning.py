@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from colony import tracing
 from colony.bell import Bell
 from colony.definition import ColonyConfig
 from colony.errors import InvalidTask
 from colony.models import OnComplete, TaskSpec
+from colony.sizes import check_label
 from colony.store import Accepted, Ring, Store
 from colony.store.records import new_record
 from colony.store.triggers import Fire
@@ -58,6 +60,13 @@ class SpawnOptions:
     remember: timedelta | None = None
     """How long the idempotency key is known; None: `ColonyConfig.idempotency_ttl`."""
 
+    def __post_init__(self) -> None:
+        """Raises `InvalidTask` for a label that is too long."""
+        check_label("correlation_id", self.correlation_id)
+        check_label("idempotency_key", self.idempotency_key)
+        check_label("stream_id", self.stream_id)
+        check_label("concurrency_key", self.concurrency_key)
+
 
 @dataclass(frozen=True, slots=True)
 class Spawner:
@@ -97,19 +106,22 @@ class Spawner:
         fire: Fire | None = None,
     ) -> tuple[list[str], list[Ring]]:
         """`spawn` without the doorbells: whom to ring for is returned, too."""
-        workers = [self._new(w, spec, options) for w, spec in zip(ids, specs, strict=True)]
-        verdict, accepted = await self.store.accept(
-            workers,
-            ring_again_after=self.ring_again_after,
-            idempotency_key=options.idempotency_key,
-            idempotency_ttl=options.remember or config.idempotency_ttl,
-            deadline=options.deadline,
-            not_before=options.not_before,
-            require_node=options.require_node,
-            batch=batch,
-            parent=parent,
-            fire=fire,
-        )
+        with tracing.span(f"create_agent {self.store.colony_id}", {}, kind="PRODUCER") as span:
+            workers = [self._new(w, spec, options) for w, spec in zip(ids, specs, strict=True)]
+            verdict, accepted = await self.store.accept(
+                workers,
+                ring_again_after=self.ring_again_after,
+                idempotency_key=options.idempotency_key,
+                idempotency_ttl=options.remember or config.idempotency_ttl,
+                deadline=options.deadline,
+                not_before=options.not_before,
+                require_node=options.require_node,
+                batch=batch,
+                parent=parent,
+                fire=fire,
+            )
+            if tracing.is_on():
+                span.set(self._about(accepted, specs, batch, fire))
         if verdict is not Accepted.NOW:
             return accepted, []
         where = batch.batch_id if batch else ""
@@ -117,6 +129,24 @@ class Spawner:
             Ring(worker_id, spec.agent or self.default_agent, where, index)
             for index, (worker_id, spec) in enumerate(zip(accepted, specs, strict=True))
         ]
+
+    def _about(
+        self,
+        ids: Sequence[str],
+        specs: Sequence[TaskSpec],
+        batch: NewBatch | None,
+        fire: Fire | None,
+    ) -> tracing.Attributes:
+        """What a trace tells of a spawn."""
+        return {
+            "gen_ai.operation.name": "create_agent",
+            "gen_ai.agent.name": specs[0].agent or self.default_agent,
+            "gen_ai.agent.id": ids[0],
+            "colony.id": self.store.colony_id,
+            "colony.workers": len(ids),
+            **({"colony.batch": batch.batch_id} if batch else {}),
+            **({"colony.trigger": fire.trigger} if fire else {}),
+        }
 
     def _new(self, worker_id: str, spec: TaskSpec, options: SpawnOptions) -> NewWorker:
         fields = new_record(
@@ -132,6 +162,7 @@ class Spawner:
             trigger_id=options.trigger_id,
             max_resurrections=options.max_resurrections,
             cause=options.cause,
+            traceparent=tracing.current(),
         )
         if options.on_complete:
             fields["on_complete"] = options.on_complete

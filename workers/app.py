@@ -5,10 +5,12 @@ Celery acknowledges early and recovers nothing: the doorbell is a hint, the stor
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery import Celery, signals
 
+from colony import logs, tracing
 from colony.definition import load_colony
 from colony.doorbell import TICK, celery_app
 from colony.errors import ColonyError, DefinitionError
@@ -50,6 +52,7 @@ def make_app(settings: Settings) -> Celery:
         redbeat_redis_url=settings.queue_url,
         redbeat_key_prefix=f"colony.{colony.name}.beat:",
         redbeat_lock_timeout=6,
+        colony_id=colony.name,
         colony_tracer_threads=settings.tracer_threads,
         colony_drain_grace_seconds=settings.drain_grace.total_seconds(),
     )
@@ -59,7 +62,21 @@ def make_app(settings: Settings) -> Celery:
     steps.install(app, context)
     control.install(context)
     _size_by_default(app, settings)
+    _log_by(app, settings)
+    tracing.enable(settings, "node")
     return app
+
+
+def _log_by(app: Celery, settings: Settings) -> None:
+    """Celery leaves its logging to us; what is printed is logged, as it does by default."""
+
+    def set_up(loglevel: int | None, logfile: str | None, **_: Any) -> None:
+        logs.about(colony=str(app.conf.colony_id))
+        logs.configure(settings.log_format, loglevel or "INFO", logfile=logfile)
+        if sys.stdout is sys.__stdout__:
+            app.log.redirect_stdouts("WARNING")
+
+    signals.setup_logging.connect(set_up, weak=False)
 
 
 def _size_by_default(app: Celery, settings: Settings) -> None:

@@ -21,6 +21,9 @@ class Running:
     claimed_at: float = field(default_factory=time.monotonic)
     told: bool = False
     lost: bool = False
+    agent_name: str = ""
+    outcome: str = "stale"
+    """How the slice ended, for the metrics: until it has written its end, not at all."""
 
     def stop(self) -> None:
         """It was told to stop; the store knows with which status. On the agent loop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from celery import signals
 
+from colony import logs, tracing
 from colony.definition import AgentSpec, load_colony
 from colony.errors import ColonyError, ConfigurationError
 from colony.settings import Settings
@@ -34,6 +36,7 @@ def check(settings: Settings) -> None:
     if not settings.app:
         raise ConfigurationError("no definition to serve: name it as module:attribute")
     colony = load_colony(settings.app)
+    tracing.enable(settings, "node")
     asyncio.run(_check_models_and_redis(settings, colony.name, list(colony.agents.values())))
 
 
@@ -42,7 +45,7 @@ async def _check_models_and_redis(
 ) -> None:
     for spec in specs:
         resolve_model(spec)
-    link = Link(settings.redis_url, patience=settings.connect_timeout)
+    link = Link(settings.store_url, patience=settings.connect_timeout)
     try:
         await Store(link, colony_id).check_schema()
     finally:
@@ -62,7 +65,12 @@ def serve(
     app = make_app(settings)
     nodes: list[Any] = []
     signals.worker_init.connect(lambda sender, **_: nodes.append(sender), weak=False)
-    options = ["worker", "--loglevel", loglevel, "--without-mingle", "--without-gossip"]
+    quiet = []
+    if settings.log_format == "json":  # nothing but lines of JSON, from the first on
+        logs.configure("json", loglevel.upper())
+        logging.captureWarnings(True)
+        quiet = ["--quiet"]
+    options = [*quiet, "worker", "--loglevel", loglevel, "--without-mingle", "--without-gossip"]
     options += ["-n", f"{settings_name(settings)}-{secrets.token_hex(3)}@%h"]
     if pool != "asyncio":
         app.conf.worker_pool = pool  # Celery takes "--pool prefork" for "as configured"

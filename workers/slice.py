@@ -14,12 +14,16 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
+from colony import logs, tracing
 from colony.conversation import Filed
 from colony.definition import AgentSpec
 from colony.errors import ModelError, StaleToken
-from colony.models import ReportStatus, WorkerState
+from colony.metrics.instruments import OTHER
+from colony.metrics.names import SLICE_SECONDS, SLICES
+from colony.models import ReportStatus, WorkerRecord, WorkerState
 from colony.store import Claim, Refusal, Ring
 from colony.tools import Tool
 from workers.agent.background import DELEGATE_TASK, delegating_tool
@@ -56,11 +60,21 @@ async def run_slice(host: Host, worker_id: str) -> bool:
     claim = await _claim(host, worker_id)
     if not isinstance(claim, Claim):
         return await _refused(host, worker_id, claim)
+    known = claim.record.agent in host.context.colony.agents
     progress = Progress.of(claim.record)
-    running = RUNNING[worker_id] = Running(worker_id, claim.token, progress)
+    running = RUNNING[worker_id] = Running(
+        worker_id, claim.token, progress, agent_name=claim.record.agent if known else OTHER
+    )
     SHOWING.step(host.context, progress)
     try:
-        return await _run_and_release(host, claim, running)
+        with (
+            logs.bound(worker=worker_id, epoch=claim.record.epoch),
+            tracing.inherited(claim.record.traceparent),
+            _span(host, claim.record) as span,
+        ):
+            ended = await _run_and_release(host, claim, running)
+            span.set({"colony.outcome": running.outcome})
+            return ended
     except StaleToken as error:
         log.warning("worker %s was rescued or ended elsewhere, dropped here: %s", worker_id, error)
         await _show_end(host, worker_id)
@@ -68,6 +82,28 @@ async def run_slice(host: Host, worker_id: str) -> bool:
     finally:
         if RUNNING.get(worker_id) is running:
             del RUNNING[worker_id]
+        SLICES.add(running.agent_name, running.outcome)
+        SLICE_SECONDS.observe(time.monotonic() - running.claimed_at, running.agent_name)
+
+
+def _span(host: Host, record: WorkerRecord) -> AbstractContextManager[tracing.NoSpan]:
+    """What a trace tells of a slice: below who spawned the worker, each time."""
+    if not tracing.is_on():
+        return tracing.OFF
+    return tracing.span(
+        f"invoke_agent {record.agent}",
+        {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.agent.name": record.agent,
+            "gen_ai.agent.id": record.worker_id,
+            "gen_ai.conversation.id": record.worker_id,
+            "colony.id": record.colony_id,
+            "colony.epoch": record.epoch,
+            "colony.node": host.context.node,
+        },
+        kind="CONSUMER",
+        parent=record.traceparent or tracing.traceparent_of(record.root_id),
+    )
 
 
 async def _claim(host: Host, worker_id: str) -> Claim | Refusal | str:
@@ -153,6 +189,7 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             parts=claim.parts,
             journal=StoreJournal(host, claim, running),
             threads=host.threads,
+            age=_counted_on(claim.age),
             remaining=_countdown(claim.remaining),
             soft_remaining=_countdown(claim.soft_remaining),
             offspring=offspring,
@@ -198,6 +235,7 @@ async def _settle(host: Host, running: Running, filed: Filed) -> None:
     """The end; the last member of a batch joins it, and rings for the parent that wakes."""
     await host.still_owns(running)
     settled = await host.store.settle(running.worker_id, running.token, filed)
+    running.outcome = "ended"
     if settled.joinable:
         await host.join(settled.joinable)
     await host.ring(settled.rings)
@@ -212,6 +250,7 @@ async def _park(host: Host, running: Running, outcome: Parked | Waiting) -> bool
     )
     if isinstance(parked, ReportStatus):
         return await _give_back(host, running, f"told to stop: {parked}")
+    running.outcome = "parked"
     if running.progress is not None:
         running.progress.waits("its time" if isinstance(outcome, Parked) else "children")
         SHOWING.step(host.context, running.progress)
@@ -238,6 +277,7 @@ async def _give_back(host: Host, running: Running, why: str) -> bool:
     ring = await host.store.give_back(
         running.worker_id, running.token, why, counted=False, ring_again_after=ring_again_after
     )
+    running.outcome = "stopped" if ring is None else "handed_over"
     if ring is None:
         await _show_end(host, running.worker_id)
         return True
@@ -247,6 +287,11 @@ async def _give_back(host: Host, running: Running, why: str) -> bool:
 
 def _failed(error: str) -> Reported:
     return Reported(ReportStatus.FAILED, "Worker could not be run.", {}, error)
+
+
+def _counted_on(age: timedelta) -> Callable[[], float]:
+    since = time.monotonic() - age.total_seconds()
+    return lambda: time.monotonic() - since
 
 
 def _countdown(remaining: timedelta | None) -> Callable[[], timedelta | None]:

@@ -97,11 +97,14 @@ def beat(
     Which timers are due is decided by Redis' clock, so a beat that is late, or two of them, or one with a
     wrong clock fire nothing early and nothing twice; while none beats, the nodes' janitors look.
     """
-    settings_of(redis_url, broker_url)
+    settings = settings_of(redis_url, broker_url)
     if find_spec("redbeat") is None:
         raise ColonyError("colony beat needs celery-redbeat: pip install 'colony[beat]'")
     os.environ.update(environment(redis_url, broker_url) | {"COLONY_APP": definition})
-    command = python_command("celery", "--app", "workers.app", "beat", "--loglevel", loglevel.value)
+    quiet = ["--quiet"] if settings.log_format == "json" else []  # no banner
+    command = python_command(
+        "celery", *quiet, "--app", "workers.app", "beat", "--loglevel", loglevel.value
+    )
     os.execv(command[0], command)
 
 

@@ -20,6 +20,7 @@ from colony.gateway import describe, problems
 from colony.gateway.auth import Doorkeeper
 from colony.gateway.colonies import Colonies
 from colony.gateway.limits import Limits
+from colony.gateway.measures import Measured, Metrics
 from colony.gateway.routes import PREFIX, ROUTERS
 from colony.gateway.settings import GatewaySettings
 from colony.pipeline.stage import Stage
@@ -77,7 +78,10 @@ def create_app(
         app.include_router(router, prefix=PREFIX)
     app.add_api_route("/livez", _live, include_in_schema=False)
     app.add_api_route("/readyz", _ready, include_in_schema=False)
+    metrics = Metrics(settings, gateway)
+    app.add_api_route("/metrics", metrics.answer, include_in_schema=False, response_model=None)
     app.add_middleware(Limits, settings=gateway)
+    app.add_middleware(Measured)
     problems.install(app)
     describe.install(app)
     return app

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 
 import uvicorn
 from pydantic import ValidationError
 
+from colony import logs, tracing
 from colony.errors import ConfigurationError
 from colony.gateway.app import create_app
 from colony.gateway.settings import GatewaySettings
@@ -36,9 +36,8 @@ def serve(settings: Settings, gateway: GatewaySettings, *, guarded: bool, log_le
             f"--no-auth is for this machine alone, and {gateway.host} can be reached from others: "
             "listen on 127.0.0.1, or leave it out and make tokens with `colony token create`"
         )
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)-8s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_format, log_level.upper())
+    tracing.enable(settings, "gateway")
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, gateway, guarded=guarded),

@@ -87,6 +87,7 @@ def new_record(
     trigger_id: str | None = None,
     max_resurrections: int | None = None,
     cause: Sequence[str] = (),
+    traceparent: str | None = None,
 ) -> dict[str, str]:
     """The fields of a worker as its producer knows them; the accepting script adds the rest."""
     fields = {
@@ -107,6 +108,8 @@ def new_record(
         fields["max_resurrections"] = str(max_resurrections)
     if cause:
         fields["cause"] = json.dumps(list(cause))
+    if traceparent is not None:
+        fields["traceparent"] = traceparent
     if soft_deadline is not None:
         fields["soft_ms"] = str(int(soft_deadline.total_seconds() * 1000))
     if correlation_id is not None:
@@ -133,6 +136,7 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "root_id": raw["root"],
             "trigger_id": raw.get("trigger"),
             "cause": from_json(raw.get("cause", "[]")),
+            "traceparent": raw.get("traceparent"),
             "depth": raw.get("depth", 0),
             "priority": raw["priority"],
             "version": raw["version"],

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -17,6 +18,7 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
+from colony import tracing
 from colony.metrics.names import FIRST_REQUEST_SECONDS, MODEL_REQUESTS
 from colony.models import EventType
 from colony.tools import Tool
@@ -131,7 +133,10 @@ async def _try(
     began, outcome = time.monotonic(), "cut"
     try:
         async with scope:
-            answer = await _request(run, messages, parameters, turn, attempt)
+            with _span(run, attempt) as span:
+                answer = await _request(run, messages, parameters, turn, attempt)
+                if tracing.is_on():
+                    span.set(_told(answer))
         outcome = "ok"
         return answer
     except Exception as error:  # noqa: BLE001 - the boundary of the model: the report tells it
@@ -142,6 +147,35 @@ async def _try(
         return failure_of(error, run.spec, run.model)
     finally:
         MODEL_REQUESTS.observe(time.monotonic() - began, run.spec.name, run.model_name, outcome)
+
+
+def _span(run: AgentRun, attempt: int) -> AbstractContextManager[tracing.NoSpan]:
+    """What a trace tells of a question, by the GenAI conventions: no texts."""
+    if not tracing.is_on():
+        return tracing.OFF
+    return tracing.span(
+        f"chat {run.model.model_name}",
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": run.model.system,
+            "gen_ai.request.model": run.model.model_name,
+            "gen_ai.agent.name": run.spec.name,
+            "gen_ai.conversation.id": run.worker.worker_id,
+            "colony.attempt": attempt + 1,
+        },
+        kind="CLIENT",
+    )
+
+
+def _told(answer: ModelResponse) -> tracing.Attributes:
+    ids = {"gen_ai.response.id": answer.provider_response_id}
+    return {
+        "gen_ai.response.model": answer.model_name or "",
+        "gen_ai.response.finish_reasons": (answer.finish_reason or "stop",),
+        "gen_ai.usage.input_tokens": answer.usage.input_tokens,
+        "gen_ai.usage.output_tokens": answer.usage.output_tokens,
+        **{name: value for name, value in ids.items() if value},
+    }
 
 
 async def _request(

@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
@@ -19,10 +20,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 
+from colony import tracing
 from colony.conversation import Step
 from colony.metrics.names import TOOL_CALLS
 from colony.models import EventType
-from colony.tools import Tool
+from colony.tools import ParkForChildren, Tool
 from workers.agent import results
 from workers.agent.execution import execute
 from workers.agent.report import REPORT_TOOL
@@ -163,10 +165,32 @@ async def _run_call(run: AgentRun, call: PlannedCall) -> EndedCall:
         return EndedCall(call, call.settled, 0.0)
     await run.fence()
     began = time.perf_counter()
-    result, park = await execute(run, call.part, call.tool, call.arguments)
+    with _span(run, call) as span:
+        result, park = await execute(run, call.part, call.tool, call.arguments)
+        if result.outcome != "success":
+            span.fail("tool_error")
     seconds = time.perf_counter() - began
     TOOL_CALLS.observe(seconds, call.tool.name, "ok" if result.outcome == "success" else "error")
     return EndedCall(call, result, seconds, park)
+
+
+def _span(run: AgentRun, call: PlannedCall) -> AbstractContextManager[tracing.NoSpan]:
+    """What a trace tells of a call, by the GenAI conventions: no arguments, no results."""
+    if not tracing.is_on():
+        return tracing.OFF
+    name = call.part.tool_name
+    return tracing.span(
+        f"execute_tool {name}",
+        {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "gen_ai.tool.type": "function",
+            "gen_ai.tool.call.id": call.id,
+            "gen_ai.agent.name": run.spec.name,
+            "gen_ai.conversation.id": run.worker.worker_id,
+        },
+        expected=(ParkForChildren,),
+    )
 
 
 def _completed(ended: EndedCall) -> StepEvent:

@@ -28,6 +28,7 @@ from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from colony import tracing
 from colony.doorbell import INTAKE
 from colony.errors import (
     ColonyError,
@@ -178,7 +179,9 @@ class Taker(Role):
 
     async def _outcome(self, store: Store, task: IntakeTask, call: Call) -> Outcome:
         try:
-            return Outcome(await task.accept(await self._open_runtime(), call))
+            came_with = call.request.get("traceparent")
+            with tracing.inherited(came_with if isinstance(came_with, str) else None):
+                return Outcome(await task.accept(await self._open_runtime(), call))
         except Exception as error:
             if passes(error):
                 raise

@@ -1,11 +1,12 @@
 """The node's health over HTTP, for an orchestrator's probes: off unless COLONY_HEALTH_PORT is set.
 
     GET /livez    200, or 503 when the node should be started again: it is deaf, or its agent loop is blocked
+    GET /metrics  the metrics of this node and of its fleet, for Prometheus (`colony.metrics`)
     GET /readyz   200, or 503 while it can take no worker: also when its lease is over, Redis or the broker
                   is away, it has not begun to consume, or drains
 
-The body is JSON: ``{"ok", "node", "reasons", "lease_seconds", "lag_seconds", "silent_seconds"}``. It is
-served from threads of its own, so a loop that hangs does not hang the answer.
+The body of a probe is JSON: ``{"ok", "node", "reasons", "lease_seconds", "lag_seconds", "silent_seconds"}``.
+It is served from threads of its own, so a loop that hangs does not hang the answer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from colony.errors import ConfigurationError
 from workers.node.context import NodeContext
+from workers.node.gauges import Gauges
 from workers.node.heart import Heart
 from workers.node.watchdog import Watchdog
 from workers.transport import Heard
@@ -47,6 +49,7 @@ class Health:
         self._context = context
         self._heart = heart
         self._watchdog = watchdog
+        self.gauges = Gauges(context, heart, watchdog)
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -127,16 +130,22 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS
 
     def do_GET(self) -> None:
-        """The two probes."""
+        """The two probes, and the metrics."""
+        if self.path.partition("?")[0] == "/metrics":
+            self._answer(*self.server.health.gauges.page(self.headers.get("Accept")))
+            return
         probes = {"/livez": self.server.health.live, "/readyz": self.server.health.ready}
         probe = probes.get(self.path.partition("?")[0])
         if probe is None:
-            self.send_error(HTTPStatus.NOT_FOUND, explain=f"there are {' and '.join(probes)}")
+            self.send_error(HTTPStatus.NOT_FOUND, explain="there are /livez, /readyz and /metrics")
             return
         verdict = probe()
-        body = json.dumps(asdict(verdict)).encode() + b"\n"
-        self.send_response(HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE)
-        self.send_header("Content-Type", "application/json")
+        status = HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(status, "application/json", json.dumps(asdict(verdict)).encode() + b"\n")
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

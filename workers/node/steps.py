@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from celery import Celery, bootsteps
 from celery.worker.components import Pool
 
+from colony import logs
 from workers.intake.taker import Taker
 from workers.node.context import NodeContext
 from workers.node.courier import Courier
@@ -81,6 +82,7 @@ def install(app: Celery, context: NodeContext) -> None:
         def make(self, worker: Any) -> Role:
             """A heart that knows the node's final name and size."""
             context.hostname = worker.hostname
+            logs.about(node=context.node)
             pool = worker.pool_cls
             worker.colony_heart = Heart(
                 context,

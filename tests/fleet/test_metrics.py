@@ -1,0 +1,142 @@
+"""A real node and a real gateway, scraped: what they count, bounded, and alike of the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from colony.models import WorkerState
+from colony.testing import Fleet, wait_until
+from tests.fleet.helpers import wait_for_state
+from tests.fleet.test_health import free_port
+from tests.gateway.kit import Gateway
+from tests.proxy import Proxy
+
+pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
+
+Scraped = dict[str, dict[tuple[str, ...], float]]
+"""By name, then by the values of the labels, but `colony`, in the order of their names."""
+
+
+async def scrape(url: str, headers: Mapping[str, str] | None = None) -> Scraped:
+    """All samples at an address."""
+    request = urllib.request.Request(f"{url}/metrics", headers=dict(headers or {}))
+    with await asyncio.to_thread(urllib.request.urlopen, request, timeout=5) as answer:
+        text = answer.read().decode()
+    found: Scraped = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = sample.labels.items()
+            key = tuple(value for name, value in sorted(labels) if name != "colony")
+            found.setdefault(sample.name, {})[key] = sample.value
+    return found
+
+
+async def test_a_node_and_a_gateway_tell_what_happened(tmp_path: Path) -> None:
+    """Workers, tokens, tools and times as they were; the same of the fleet from both; a rescue counted."""
+    port = free_port(2)
+    node, other = (f"http://127.0.0.1:{port + n}" for n in range(2))
+    async with Fleet("tests.fleet.definitions:deadly", health_port=str(port)) as fleet:
+        gateway = Gateway(fleet.redis_url, tmp_path / "log")
+        try:
+            runtime = fleet.runtime
+            ids = [
+                *await runtime.spawn("mixed", count=5),
+                *await runtime.spawn("fail", agent="bare"),
+            ]
+            await runtime.wait_for_worker_reports(ids, 20)
+            found = await scrape(node)
+            assert found["colony_slices_total"] == {("agent", "ended"): 5, ("bare", "ended"): 1}
+            assert found["colony_first_request_seconds_count"] == {("agent",): 5, ("bare",): 1}
+            assert found["colony_model_request_seconds_count"] == {
+                ("agent", "scripted", "ok"): 5 * 6,
+                ("bare", "scripted", "ok"): 1,
+            }
+            calls = found["colony_tool_call_seconds_count"]
+            assert calls[("ok", "echo")] == 5 * 3
+            tokens = sum(found["colony_tokens_total"].values())
+            records = [await runtime.get_worker(i) for i in ids]
+            assert tokens == sum(r.tokens_used for r in records if r is not None) > 0
+            assert 0 < found["colony_node_lease_seconds"][()] <= 4
+            assert found["colony_node_loop_lag_seconds"][()] < 1
+            assert found["process_cpu_seconds_total"][()] > 0
+
+            [slept] = await runtime.spawn("sleep")
+            await wait_for_state(runtime, WorkerState.RUNNING, 1)
+            assert (await scrape(node))["colony_node_running"] == {("agent",): 1}
+            await fleet.add_nodes(health_port=str(port + 1))
+            fleet.nodes[0].kill()
+            assert await runtime.wait_for_worker(slept, 30)
+
+            async def rescued() -> bool:
+                return (await scrape(other))["colony_workers_rescued_total"][()] == 1
+
+            await wait_until(rescued, what="the rescue is counted")
+            found = await scrape(other)
+            assert found["colony_slots"][()] == found["colony_node_slots"][()] == 1000
+            assert found["colony_workers_taken_from_dead_nodes_total"][()] == 1
+            assert found["colony_workers_accepted_total"][()] == len(ids) + 1
+            assert found["colony_workers"][("COMPLETED",)] == 6
+            assert found["colony_workers_ended_total"][("failed",)] == 1
+            assert found["colony_queue_messages"][()] == found["colony_intake_messages"][()] == 0
+            await asyncio.to_thread(gateway.wait_ready)
+            told = await scrape(gateway.url)
+            of_fleet = found.keys() & told.keys() - {"colony_events_total"}
+            assert len([name for name in of_fleet if name.startswith("colony_")]) > 35
+            taken = "colony_workers_taken_from_dead_nodes_total"  # by the node that took it
+            steady = {n for n in of_fleet if n.startswith("colony_workers")} - {taken}
+            assert {n: told[n] for n in steady} == {n: found[n] for n in steady}
+        finally:
+            gateway.kill()
+
+
+async def test_a_gateway_guards_its_metrics(tmp_path: Path, colony_redis: str) -> None:
+    """Through a proxy not without a token, with one for nobody else; requests by operation; bounded."""
+    gateway = Gateway(colony_redis, tmp_path / "log")
+    guarded = Gateway(colony_redis, tmp_path / "guarded", gateway_metrics_token="let-me-see")
+    try:
+        for each in (gateway, guarded):
+            await asyncio.to_thread(each.wait_ready)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            await scrape(gateway.url, {"X-Forwarded-For": "192.0.2.1"})
+        for headers in ({}, {"Authorization": "Bearer let-me-se"}):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                await scrape(guarded.url, headers)
+        assert await scrape(guarded.url, {"Authorization": "Bearer let-me-see"})
+        for path in ("/v1/colonies/none/stats", "/nowhere/1", "/nowhere/2"):
+            with pytest.raises(urllib.error.HTTPError):
+                await asyncio.to_thread(urllib.request.urlopen, gateway.url + path, timeout=5)
+        counted = (await scrape(gateway.url))["colony_http_request_seconds_count"]
+        assert counted[("get_stats", "401")] == 1
+        assert counted[("none", "404")] == 2
+        assert {operation for operation, _ in counted} <= {"get_stats", "none", "_ready", "answer"}
+    finally:
+        gateway.kill()
+        guarded.kill()
+
+
+async def test_without_redis_a_node_says_so_at_once() -> None:
+    """The scrape answers, with what the node knows itself, and that the store is away."""
+    port = free_port()
+    async with Fleet("tests.fleet.definitions:deadly", nodes=0) as fleet:
+        with Proxy(fleet.redis_url) as proxy:
+            [node] = await fleet.add_nodes(redis_url=proxy.url, health_port=str(port))
+            url = f"http://127.0.0.1:{port}"
+            assert (await scrape(url))["colony_store_up"] == {(): 1}
+            proxy.refuse()
+
+            async def away() -> Scraped | None:
+                found = await scrape(url)
+                return found if found["colony_store_up"] == {(): 0} else None
+
+            found: Scraped = await wait_until(away, what="the store is away")
+            assert "colony_nodes" not in found
+            assert found["colony_node_unheard_seconds"][()] > 0
+            proxy.open()
+            node.kill()
