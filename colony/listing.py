@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from colony.errors import InvalidTask
-from colony.models import Model, ReportStatus, WorkerState, from_ms
+from colony.models import Event, Model, ReportStatus, WorkerState, from_ms
 from colony.operations import Operations
 
 T = TypeVar("T")
@@ -94,6 +94,18 @@ class ListVerbs(Operations):
         return [
             _summary(w, raw) if "since" in raw else None for w, raw in zip(ids, rows, strict=True)
         ]
+
+    async def longest_in(self, status: WorkerState, limit: int = 100) -> list[WorkerSummary]:
+        """The workers that have been in a state for the longest, those first. At most 500."""
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
+        found = await self.get_summaries(await self._store.oldest_in(status, limit))
+        return [worker for worker in found if worker is not None and worker.state is status]
+
+    async def recent_events(self, most: int, *, after: str | None = None) -> list[Event]:
+        """The latest events that are kept, at most so many, behind the event `after`; the oldest first."""
+        texts = await self._store.recent_events(most, after)
+        return [Event.model_validate_json(text) for text in texts]
 
     async def _page(self, index: str, cursor: str | None, limit: int) -> Page[WorkerSummary]:
         if not 1 <= limit <= MAX_PAGE:

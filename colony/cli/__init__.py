@@ -14,6 +14,7 @@ views         list, show
 trees         tree: a worker with its descendants
 limits        limit: the caps of admission
 operators     events, stop, retry, stats, pause, resume
+top           top: the fleet at work, live
 transcript    a stored conversation, readable
 quarantine    quarantine list, show, retry, drop
 nodes         worker, beat, drain; a node as a child process

@@ -22,6 +22,7 @@ from colony.cli import (
     quarantine,
     subscriptions,
     tokens,
+    top,
     trees,
     triggers,
     up,
@@ -97,6 +98,7 @@ app.command("events", rich_help_panel=OPERATE)(operators.events)
 app.command("stop", rich_help_panel=OPERATE)(operators.stop)
 app.command("retry", rich_help_panel=OPERATE)(operators.retry)
 app.command("stats", rich_help_panel=OPERATE)(operators.stats)
+app.command("top", rich_help_panel=OPERATE)(top.top)
 app.command("limit", rich_help_panel=OPERATE)(limits.limit)
 app.command("pause", rich_help_panel=OPERATE)(operators.pause)
 app.command("resume", rich_help_panel=OPERATE)(operators.resume)

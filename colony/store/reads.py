@@ -117,6 +117,11 @@ class Reads(StoreBase):
         """The ids in a state at this moment, oldest first."""
         return list(await self.link.call("ZRANGE", self.keys("state", state.value), 0, -1))
 
+    async def oldest_in(self, state: WorkerState, limit: int) -> list[str]:
+        """The ids that have been in a state for the longest, those first."""
+        key = self.keys("state", state.value)
+        return list(await self.link.call("ZRANGE", key, 0, limit - 1))
+
     async def nodes(self) -> list[NodeInfo]:
         """The nodes that have a lease, or had one that nobody has cleared away yet."""
         now = await self._now()
@@ -169,6 +174,16 @@ class Reads(StoreBase):
         """The id of the latest event that was written."""
         found = await self.link.call("HMGET", self.keys("meta"), "generation", "events")
         return f"{found[0] or 1}-{found[1] or 0}"
+
+    async def recent_events(self, most: int, after: str | None) -> list[str]:
+        """The last so many events of the log behind one of them, as JSON, the oldest first."""
+        first = "-" if after is None else f"({after}"
+        found = await self.link.call(
+            "XREVRANGE", self.keys("events"), "+", first, "COUNT", str(most)
+        )
+        return [
+            fields["e"] if isinstance(fields, dict) else fields[1] for _, fields in reversed(found)
+        ]
 
     async def rejected(self, limit: int) -> list[Rejected]:
         """Messages that were set aside, newest first."""
