@@ -113,6 +113,8 @@ class ColonyClient:
     page_workers = _blocking(ColonyRuntime.page_workers)
     page_quarantine = _blocking(ColonyRuntime.page_quarantine)
     get_summaries = _blocking(ColonyRuntime.get_summaries)
+    longest_in = _blocking(ColonyRuntime.longest_in)
+    recent_events = _blocking(ColonyRuntime.recent_events)
     create_token = _blocking(ColonyRuntime.create_token)
     list_tokens = _blocking(ColonyRuntime.list_tokens)
     revoke_token = _blocking(ColonyRuntime.revoke_token)
