@@ -44,8 +44,9 @@ class Family:
 
 
 class FleetReader:
-    """Reads the figures of these colonies, or of all that the store knows. For one thread or event loop at
-    a time: each reading opens connections of its own."""
+    """Reads the figures of these colonies, or of all that the store knows: then without those that only a
+    node may read (see deploy/redis/users.acl). For one thread or event loop at a time: each reading opens
+    connections of its own."""
 
     def __init__(
         self, store_url: str, queue_url: str, colonies: Sequence[str] | None = None
@@ -68,7 +69,7 @@ class FleetReader:
         try:
             names = self._colonies or sorted(await store.call("SMEMBERS", COLONIES))
             read = await asyncio.gather(
-                *(_figures_of(Store(store, name), queue) for name in names[:MOST_COLONIES])
+                *(self._figures_of(Store(store, name), queue) for name in names[:MOST_COLONIES])
             )
         except (StoreUnavailable, RedisError):
             return [Family(*figures.STORE_UP, samples=[({}, 0)])]
@@ -77,9 +78,9 @@ class FleetReader:
         up = Family(*figures.STORE_UP, samples=[({}, 1)])
         return [up, *_families_of(dict(zip(names, read, strict=False)))]
 
-
-async def _figures_of(store: Store, queue: Link) -> Figures:
-    return {**await store.figures(), **await _figures_of_queue(store.colony_id, queue)}
+    async def _figures_of(self, store: Store, queue: Link) -> Figures:
+        own = await store.figures(set_aside=self._colonies is not None)
+        return {**own, **await _figures_of_queue(store.colony_id, queue)}
 
 
 async def _figures_of_queue(colony_id: str, queue: Link) -> Figures:

@@ -162,9 +162,11 @@ class Reads(StoreBase):
             quarantined=quarantined,
         )
 
-    async def figures(self) -> dict[str, float]:
-        """What the colony's metrics are made of (`colony.metrics.figures`). Empty when it is unknown."""
-        return {name: float(value) for name, value in pairs(await self.run("figures")).items()}
+    async def figures(self, *, set_aside: bool) -> dict[str, float]:
+        """What the colony's metrics are made of (`colony.metrics.figures`); `set_aside`: also how many
+        messages were. Empty when it is unknown."""
+        found = pairs(await self.run("figures", int(set_aside)))
+        return {name: float(value) for name, value in found.items()}
 
     async def face(self) -> dict[str, str]:
         """What the definition says of itself: version, limits, agents, goal. Empty when unknown."""

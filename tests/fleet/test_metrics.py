@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 
+from colony.metrics.fleet import FleetReader
 from colony.models import WorkerState
+from colony.store import Link, Store
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import wait_for_state
 from tests.fleet.test_health import free_port
 from tests.gateway.kit import Gateway
 from tests.proxy import Proxy
+from tests.secure_redis import secure_redis
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
@@ -69,7 +73,10 @@ async def test_a_node_and_a_gateway_tell_what_happened(tmp_path: Path) -> None:
 
             [slept] = await runtime.spawn("sleep")
             await wait_for_state(runtime, WorkerState.RUNNING, 1)
-            assert (await scrape(node))["colony_node_running"] == {("agent",): 1}
+            assert (await scrape(node))["colony_node_running"] == {
+                ("agent",): 1,
+                ("bare",): 0,
+            }
             await fleet.add_nodes(health_port=str(port + 1))
             fleet.nodes[0].kill()
             assert await runtime.wait_for_worker(slept, 30)
@@ -140,3 +147,20 @@ async def test_without_redis_a_node_says_so_at_once() -> None:
             assert found["colony_node_unheard_seconds"][()] > 0
             proxy.open()
             node.kill()
+
+
+async def test_each_role_may_read_what_it_tells(tmp_path: Path) -> None:
+    """With the users that we deploy Redis denies neither a node nor a gateway anything."""
+    with secure_redis(tmp_path, users=True) as redis:
+        link = Link(redis.url("node"), patience=None)
+        await Store(link, "c").register({"version": "1"})
+        await link.close()
+        told = {}
+        for role, colonies in (("node", ["c"]), ("gateway", None)):
+            families = await FleetReader(redis.url(role), redis.url(role), colonies).families()
+            told[role] = {family.name for family in families}
+        with Redis.from_url(redis.url("admin"), decode_responses=True) as admin:
+            entries = [e for e in admin.acl_log(100) if "client" not in e["object"]]
+        assert entries == []
+    assert told["node"] - told["gateway"] == {"colony_messages_set_aside"}
+    assert {"colony_nodes", "colony_queue_messages", "colony_beat_leads"} <= told["gateway"]

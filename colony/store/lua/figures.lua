@@ -1,4 +1,5 @@
 -- What a colony's metrics are made of, at one moment. Changes nothing.
+-- ARGV: '1' to count what was set aside, too: not every role may read that
 -- Returns: {name, number, …}, nothing for a colony that is unknown; names are those of `colony.metrics.fleet`,
 --          and state:<STATE>, active:<agent>, total:<what>
 local meta = redis.call('HGETALL', K.meta)
@@ -16,12 +17,12 @@ for i = 1, #meta, 2 do
     local agent = string.sub(field, 11)
     tell('active:' .. agent, redis.call('HGET', K.active, 'agent:' .. agent) or '0')
   end
-  if field == 'paused' then tell('intake_paused', value == '1' and 1 or 0) end
   if field == 'events' then tell('total:events', value) end
 end
 for _, state in ipairs({'PENDING', 'RUNNING', 'PARKED', 'COMPLETED', 'FAILED', 'STOPPED'}) do
   tell('state:' .. state, redis.call('ZCARD', K.state(state)))
 end
+tell('intake_paused', redis.call('HGET', K.meta, 'paused') == '1' and 1 or 0)
 local nodes, draining, slots, held, lag, silent = 0, 0, 0, 0, 0, 0
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', K.nodes, int(now), '+inf')) do
   local of = redis.call('HMGET', K.node(node), 'concurrency', 'draining', 'lag_ms', 'silent_ms')
@@ -51,5 +52,5 @@ tell('notices_pending', redis.call('ZCARD', K.outbox))
 tell('timers', redis.call('ZCARD', K.timers))
 tell('timers_due', redis.call('ZCOUNT', K.timers, '-inf', int(now)))
 tell('timers_late_seconds', age_of_first(K.timers))
-tell('rejected_kept', redis.call('LLEN', K.rejected))
+if ARGV[1] == '1' then tell('rejected_kept', redis.call('LLEN', K.rejected)) end
 return out

@@ -1,0 +1,187 @@
+"""Alerts and dashboard name only metrics and labels that a real node and a real gateway export; all that
+is exported is shown; Prometheus reads both files, and its alerts fire and rest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
+
+from colony.metrics import names
+from colony.metrics.instruments import Counter, Histogram
+from colony.testing import Fleet
+from tests.deploy.kit import BIN, DEPLOY
+from tests.fleet.test_health import free_port
+from tests.gateway.kit import Gateway
+
+pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
+
+PROMETHEUS = DEPLOY / "prometheus"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "colony.json"
+
+NAME = re.compile(r"\b(?:colony|process|python)_\w+(?!\w*\()|\bup\b")
+SELECTOR = re.compile(r"(\b\w+)\{([^}]*)\}")
+BY = re.compile(r"\bby \(([^)]*)\)")
+OF_THE_SCRAPE = {"instance", "job", "le"}
+
+Exported = dict[str, set[str]]
+
+
+def names_in(promql: str) -> set[str]:
+    """The metrics that a query asks for: what stands in braces, quotes and `by` is none."""
+    return set(NAME.findall(BY.sub("", re.sub(r'"[^"]*"|\{[^}]*\}', "", promql))))
+
+
+def labels_in(promql: str) -> set[str]:
+    """The labels that it selects and groups by."""
+    chosen = {
+        label
+        for _, inside in SELECTOR.findall(promql)
+        for label in re.findall(r"(\w+)\s*(?:=~|!=|=|!~)", re.sub(r'"[^"]*"', '""', inside))
+    }
+    return chosen | {label.strip() for group in BY.findall(promql) for label in group.split(",")}
+
+
+def rules() -> list[dict[str, Any]]:
+    """All alerts."""
+    read = YAML(typ="safe").load(PROMETHEUS / "alerts.yml")
+    return [rule for group in read["groups"] for rule in group["rules"]]
+
+
+def panels() -> Iterator[tuple[str, str]]:
+    """Title and query of all that the dashboard shows."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """What a node and a gateway export: names of series, with their labels (declared, or seen)."""
+    port = free_port()
+    log: Path = tmp_path_factory.mktemp("gateway") / "log"
+    async with Fleet("tests.definitions:basic", health_port=str(port)) as fleet:
+        gateway = Gateway(fleet.redis_url, log)
+        try:
+            [worker] = await fleet.runtime.spawn("echo")
+            await fleet.runtime.wait_for_worker(worker, 20)
+            await asyncio.to_thread(gateway.wait_ready)
+            asked = f"{gateway.url}/v1/colonies/basic/stats"
+            with pytest.raises(urllib.error.HTTPError, match="401"):  # which the store counts
+                await asyncio.to_thread(urllib.request.urlopen, asked, timeout=5)
+            urls = f"http://127.0.0.1:{port}", gateway.url
+            return {name: of for url in urls for name, of in _series(url)}
+        finally:
+            gateway.kill()
+
+
+def _series(url: str) -> Iterator[tuple[str, set[str]]]:
+    declared = {
+        each.name: {*each.labels, "colony"}
+        for each in vars(names).values()
+        if isinstance(each, Counter | Histogram)
+    }
+    with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
+    for family in text_string_to_metric_families(text):
+        seen = {label for sample in family.samples for label in sample.labels}
+        total = f"{family.name}_total" if family.type == "counter" else family.name
+        for suffix in suffixes.get(family.type, [""]):
+            yield family.name + suffix, seen | declared.get(total, set())
+
+
+async def test_what_is_asked_for_is_exported(exported: Exported) -> None:
+    """Each name, and each label of a query for at least one of its metrics."""
+    asked = [*((rule["alert"], rule["expr"]) for rule in rules()), *panels()]
+    assert len(asked) > 80
+    for what, query in asked:
+        found = names_in(query)
+        assert found, (what, query)
+        assert found - {"up"} <= exported.keys(), (what, found - exported.keys())
+        known = set().union(*(exported.get(name, set()) for name in found)) | OF_THE_SCRAPE
+        assert labels_in(query) <= known, (what, labels_in(query) - known)
+
+
+async def test_what_is_exported_is_shown(exported: Exported) -> None:
+    """No metric of ours that no panel asks for: of a histogram its buckets or its count."""
+    shown = set().union(*(names_in(query) for _, query in panels()))
+    ours = {name for name in exported if name.startswith("colony_") and not name.endswith("_sum")}
+    bases = {re.sub(r"_(bucket|count)$", "", name) for name in ours}
+    assert {b for b in bases if not shown & {b, f"{b}_bucket", f"{b}_count"}} == set()
+
+
+async def test_each_alert_says_what_to_do() -> None:
+    """A summary, a description and a runbook in words, a severity; the dashboard finds its source."""
+    for rule in rules():
+        assert {"summary", "description", "runbook"} == rule["annotations"].keys(), rule["alert"]
+        assert len(rule["annotations"]["runbook"]) > 20
+        assert rule["labels"]["severity"] in ("page", "ticket")
+    ids = [panel["id"] for panel in json.loads(DASHBOARD.read_text())["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def promtool(*arguments: str | Path, cwd: Path | None = None) -> None:
+    """Run Prometheus' own tool; skips where there is none, but not in CI."""
+    tool = shutil.which("promtool") or shutil.which("promtool", path=BIN)
+    if tool is None and not os.environ.get("CI"):
+        pytest.skip("promtool is not installed (apt-get install prometheus)")
+    assert tool is not None, "CI installs prometheus"
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_prometheus_reads_both_files() -> None:
+    """Rules and configuration are valid to the real thing."""
+    promtool("check", "rules", PROMETHEUS / "alerts.yml")
+    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+
+async def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    """With made-up series: fires for what is bad, once for a fleet that many tell of, and rests else."""
+    models = 'colony_model_request_seconds_count{colony="c",model="m",outcome='
+    series = {
+        **{f'colony_nodes{{colony="c",instance="{i}"}}': "2x8 0x40" for i in "ab"},
+        **{f'up{{job="colony-nodes",instance="{i}"}}': "1x60" for i in "ab"},
+        **{f'colony_workers_lost_total{{colony="c",instance="{i}"}}': "0x20 1x80" for i in "ab"},
+        'colony_node_loop_lag_seconds{colony="c",instance="a"}': "0.1x8 5x40",
+        "colony_store_up": "1x60",
+        f'{models}"ok"}}': "0+10x80",
+        f'{models}"error"}}': "0+10x80",
+    }
+    fires = {
+        "1m": [],
+        "4m": ["ColonyLoopBlocked", "ColonyNoNodes"],
+        "7m": ["ColonyLoopBlocked", "ColonyModelErrors", "ColonyNoNodes", "ColonyQuarantine"],
+        "22m": ["ColonyModelErrors", "ColonyNotScraped"],
+    }
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": when,
+                "exp_samples": [
+                    {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
+                ],
+            }
+            for when, alerts in fires.items()
+        ],
+    }
+    whole = {"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}
+    (tmp_path / "test.yml").write_text(json.dumps(whole))
+    promtool("test", "rules", tmp_path / "test.yml")
