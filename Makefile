@@ -1,11 +1,11 @@
 # Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos replay bench soak aimock celerynode lock clean
+.PHONY: help setup demo test check chaos replay bench soak aimock celerynode promtool lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := node,beat,gateway,jsonschema,openai,anthropic,embedded,deploy,dev
+EXTRAS := node,beat,gateway,jsonschema,openai,anthropic,embedded,otel,deploy,dev
 AIMOCK := @copilotkit/aimock@1.43.0
 CELERYNODE := celery-node@0.5.9
 
@@ -55,6 +55,8 @@ aimock: $(VENV)/aimock/.ready ## install the model server that the aimock tests 
 
 celerynode: $(VENV)/celerynode/.ready ## install the Celery client for Node.js that its tests use (needs npm)
 
+promtool: $(BIN)/promtool ## install Prometheus' checker of alerts (Debian and Ubuntu)
+
 lock: $(BIN)/python ## resolve requirements.lock anew, for Python 3.11 to 3.13
 	test -n "$(UV)" || $(INSTALL) uv
 	$(or $(UV),$(BIN)/uv) pip compile --quiet --upgrade --universal --python-version 3.11 \
@@ -98,3 +100,9 @@ $(VENV)/aimock/.ready: Makefile | setup
 $(VENV)/celerynode/.ready: Makefile | setup
 	npm install --prefix $(VENV)/celerynode --no-audit --no-fund --loglevel=error $(CELERYNODE)
 	@touch $@
+
+# The package alone: installed, it would start a server.
+$(BIN)/promtool: | setup
+	cd $(VENV) && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }
+	dpkg-deb --fsys-tarfile $(VENV)/prometheus_*.deb | tar -x -C $(BIN) --strip-components=3 ./usr/bin/promtool
+	rm $(VENV)/prometheus_*.deb

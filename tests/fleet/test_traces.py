@@ -19,6 +19,8 @@ from colony.doorbell import SPAWN
 from colony.testing import Fleet, wait_until
 from tests.gateway.kit import Gateway
 
+pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
 Spans = list[dict[str, Any]]
