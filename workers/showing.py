@@ -58,7 +58,8 @@ class Progress:
     @classmethod
     def of(cls, record: WorkerRecord) -> Progress:
         """That of a worker as its record tells it."""
-        return cls(record, 0, record.requests, record.tokens_used)
+        phase = "goes on" if record.epoch > 1 else "asks the model"
+        return cls(record, 0, record.requests, record.tokens_used, phase)
 
     def add(self, step: Step) -> None:
         """What a checkpoint changes."""
@@ -75,26 +76,28 @@ class Progress:
 
     def waits(self, what: str) -> None:
         """It is parked."""
-        self.state, self.phase = WorkerState.PARKED.value, f"waits for {what}"
+        self.state, self.phase = f"{WorkerState.PARKED} ({what})", f"waits for {what}"
 
     def step(self) -> Event:
         """It as an event."""
-        words = [self.phase, f"{self.requests} requests", f"{self.tokens:,} tokens"]
-        result = " · ".join([f"turn {self.turn}", *words] if self.turn else words)
-        return "task-step", self._fields(result, f"{self.state}: {self.phase}")
+        turn = f"turn {self.turn} · " if self.turn else ""
+        return "task-step", self._fields(f"{turn}{self.phase} · {self._used()}", self.state)
 
     def ends(self, status: ReportStatus, error: str | None, runtime: float) -> list[Event]:
         """Its end as events."""
-        why = f" ({error})" if error and NAME.fullmatch(error) and error != status else ""
-        result = f"{status}{why} · {self.requests} requests · {self.tokens:,} tokens"
-        state = STATES[status]
-        fields = self._fields(result, f"{state}: {status}{why}") | {"runtime": round(runtime, 3)}
+        why = error if error and NAME.fullmatch(error) else status.value
+        state, told = STATES[status], f"{status} ({why})" if why != status else status.value
+        column = state.value if why in SAID else f"{state} ({why})"
+        fields = self._fields(f"{told} · {self._used()}", column) | {"runtime": round(runtime, 3)}
         if state is WorkerState.COMPLETED:
             return [("task-succeeded", fields)]
         if state is WorkerState.FAILED:
-            return [("task-failed", {**fields, "exception": f"{status}{why}"})]
+            return [("task-failed", {**fields, "exception": told})]
         revoked = {**fields, "terminated": True, "signum": None, "expired": False}
         return [("task-revoked", revoked), ("task-stopped", fields)]
+
+    def _used(self) -> str:
+        return f"{self.requests} request{'s' * (self.requests != 1)} · {self.tokens:,} tokens"
 
     def _fields(self, result: str, state: str) -> dict[str, Any]:
         record = self.record
@@ -117,6 +120,8 @@ STATES = {
     ReportStatus.TIMEOUT: WorkerState.FAILED,
     ReportStatus.STOPPED: WorkerState.STOPPED,
 }
+SAID = ("success", "failed", "stopped")
+"""What the state says already."""
 
 
 class Showing:

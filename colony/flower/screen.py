@@ -14,7 +14,7 @@ from celery import states
 from celery.events import state as events
 from flower.views import tasks as columns
 
-COLUMNS = "name,state,colony,result,received,runtime,worker,uuid"
+COLUMNS = "name,state,colony,result,runtime,uuid,received,worker"
 
 
 def install() -> None:

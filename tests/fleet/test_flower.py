@@ -52,16 +52,16 @@ async def test_each_agent_with_its_name_progress_and_parents(
     """A tree: who works is STARTED with its turn and phase, who waits says for what; the links lead up."""
     [root] = await running.runtime.spawn(f"each hold tree {SECRET} / hold tree", data=DATA)
     children = await children_of(running.runtime, root, 2)
-    waits = await shown.until(root, state="STARTED", colony="PARKED: waits for children")
+    waits = await shown.until(root, state="STARTED", colony="PARKED (children)")
     assert (waits["name"], waits["args"], waits["kwargs"]) == ("agent:agent", root, "")
     for child in children:
-        works = await shown.until(child, state="STARTED", colony="RUNNING: calls hold")
-        assert works["result"] == "turn 1 · calls hold · 1 requests · 15 tokens"
+        works = await shown.until(child, state="STARTED", colony="RUNNING")
+        assert works["result"] == "turn 1 · calls hold · 1 request · 15 tokens"
         assert (works["parent_id"], works["root_id"]) == (root, root)
     assert set(shown.task(root)["children"]) == set(children)
     (folder / "tree").touch()
     for one in (root, *children):
-        ended = await shown.until(one, state="SUCCESS", colony="COMPLETED: success")
+        ended = await shown.until(one, state="SUCCESS", colony="COMPLETED")
         [record] = await records(running.runtime, [one])
         assert record.report is not None
         assert ended["runtime"] == pytest.approx(record.report.duration_seconds, abs=0.2)
@@ -73,7 +73,7 @@ async def test_a_rescued_worker_goes_on_and_ends(
     """kill -9: Flower shows its new node, and at the end its time from the first claim."""
     [worker] = await running.runtime.spawn(f"hold rescue {SECRET}", data=DATA)
     await until_states(running.runtime, [worker], RUNNING)
-    first = await shown.until(worker, state="STARTED", colony="RUNNING: calls hold")
+    first = await shown.until(worker, state="STARTED", colony="RUNNING")
     [record] = await records(running.runtime, [worker])
     [victim] = [
         node for node in running.nodes if await node_name(running.runtime, node) == record.node
@@ -88,7 +88,7 @@ async def test_a_rescued_worker_goes_on_and_ends(
 
     await asyncio.wait_for(elsewhere(), 15)
     (folder / "rescue").touch()
-    ended = await shown.until(worker, state="SUCCESS", colony="COMPLETED: success")
+    ended = await shown.until(worker, state="SUCCESS", colony="COMPLETED")
     [record] = await records(running.runtime, [worker])
     assert record.report is not None
     assert record.epoch == 2
@@ -101,12 +101,12 @@ async def test_terminate_stops_that_one(running: Fleet, shown: Flower, folder: P
     gate = f"hold terminate {SECRET}"
     one, other = await running.runtime.spawn_batch([gate, gate])
     [failed] = await running.runtime.spawn("fail")
-    await shown.until(failed, state="FAILURE", colony="FAILED: failed", traceback=None)
+    await shown.until(failed, state="FAILURE", colony="FAILED", traceback=None)
     for worker in (one, other):
-        await shown.until(worker, state="STARTED", colony="RUNNING: calls hold")
+        await shown.until(worker, state="STARTED", colony="RUNNING")
     answer = shown.ask(f"/api/task/revoke/{one}?terminate=true", b"")
     assert answer.status == 200, answer
-    await shown.until(one, state="REVOKED", colony="STOPPED: stopped")
+    await shown.until(one, state="REVOKED", colony="STOPPED")
     assert shown.task(other)["state"] == "STARTED"
     (folder / "terminate").touch()
     await shown.until(other, state="SUCCESS")
@@ -118,17 +118,17 @@ async def test_who_is_stopped_while_it_waits(running: Fleet, shown: Flower) -> N
     """A parked parent that no slice runs, and its child: both are shown as stopped."""
     [root] = await running.runtime.spawn(f"each hold never {SECRET}", data=DATA)
     [child] = await children_of(running.runtime, root, 1)
-    await shown.until(root, colony="PARKED: waits for children")
-    await shown.until(child, colony="RUNNING: calls hold")
+    await shown.until(root, colony="PARKED (children)")
+    await shown.until(child, colony="RUNNING")
     assert await running.runtime.stop_worker(root)
     for worker in (root, child):
-        await shown.until(worker, state="REVOKED", colony="STOPPED: stopped")
+        await shown.until(worker, state="REVOKED", colony="STOPPED")
 
 
 async def test_no_secret_in_any_answer(running: Fleet, shown: Flower) -> None:
     """What tasks and data held is nowhere in Flower: not in its API, its pages, its metrics or its log."""
     [worker] = await running.runtime.spawn(f"hold never {SECRET}", data=DATA)
-    await shown.until(worker, colony="RUNNING: calls hold")
+    await shown.until(worker, colony="RUNNING")
     [name, *_] = [task["worker"] for task in [shown.task(worker)]]
     columns = "&".join(f"columns[{n}][data]=name" for n in range(8))
     table = f"draw=1&start=0&length=100&order[0][column]=0&order[0][dir]=asc&{columns}"
@@ -148,7 +148,7 @@ async def test_no_secret_in_any_answer(running: Fleet, shown: Flower) -> None:
     }
     assert {path: answer.status for path, answer in answers.items()} == dict.fromkeys(answers, 200)
     assert worker in answers["/tasks/datatable"].text
-    assert "RUNNING: calls hold" in answers["/tasks/datatable"].text
+    assert "RUNNING" in answers["/tasks/datatable"].text
     assert [path for path, answer in answers.items() if SECRET in answer.text] == []
     log = shown.log.read_text()
     assert not [word for word in (SECRET, PASSWORD, "Traceback") if word in log], log
@@ -166,9 +166,9 @@ async def test_who_may_look_and_what_is_kept(running: Fleet, shown: Flower, fold
     with flower(running, folder, *kept) as before:
         await before.until_it_knows(2)
         [ended] = await running.runtime.spawn("fetch")
-        await before.until(ended, state="SUCCESS", colony="COMPLETED: success")
+        await before.until(ended, state="SUCCESS", colony="COMPLETED")
     with flower(running, folder, *kept) as after:
-        told = {"state": "SUCCESS", "colony": "COMPLETED: success", "name": "agent:agent"}
+        told = {"state": "SUCCESS", "colony": "COMPLETED", "name": "agent:agent"}
         await after.until(ended, **told)
         assert after.ask(f"/api/task/revoke/{worker}?terminate=true", b"").status == 403
     await until_states(running.runtime, [worker], RUNNING)
