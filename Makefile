@@ -1,7 +1,7 @@
 # Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos replay bench soak aimock celerynode promtool lock clean
+.PHONY: help setup demo test check chaos replay bench soak aimock celerynode promtool redistls audit lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,6 +56,20 @@ aimock: $(VENV)/aimock/.ready ## install the model server that the aimock tests 
 celerynode: $(VENV)/celerynode/.ready ## install the Celery client for Node.js that its tests use (needs npm)
 
 promtool: $(BIN)/promtool ## install Prometheus' checker of alerts (Debian and Ubuntu)
+
+redistls: ## install a Redis that was built with TLS, for the tests of it (Debian and Ubuntu, as root)
+	command -v redis-check-rdb >/dev/null || { apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends redis-tools openssl; }
+
+audit: $(BIN)/python ## ask PyPI which locked dependencies have known vulnerabilities (needs the network)
+	@if ! $(BIN)/python -c '$(REACHES_PYPI)' 2>/dev/null; then \
+		echo "skipped: pypi.org cannot be reached from here, and knows what is vulnerable"; exit 0; \
+	fi; \
+	test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; } && \
+	$(VENV)/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+
+REACHES_PYPI := import urllib.request; urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=5)
 
 lock: $(BIN)/python ## resolve requirements.lock anew, for Python 3.11 to 3.13
 	test -n "$(UV)" || $(INSTALL) uv

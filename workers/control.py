@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+from celery import signals
 from celery.utils.functional import maybe_list
 from celery.worker import control as celery_control
 from celery.worker.control import control_command, ok
@@ -24,6 +25,7 @@ from celery.worker.request import Request
 
 from colony.models import ReportStatus
 from colony.store import Stopped
+from colony.store.link import safe_url
 from workers.host import Host, host_of
 from workers.loop import agent_loop, run
 from workers.node.context import NodeContext
@@ -33,8 +35,15 @@ log = logging.getLogger("colony.control")
 _celery_revoke = celery_control.revoke
 
 
+def _hide_password(conf: Any, **_: Any) -> None:
+    """A node has no use for the URL of a beat's schedule."""
+    conf.redbeat_redis_url = safe_url(conf.redbeat_redis_url)
+
+
 def install(context: NodeContext) -> None:
-    """Replace Celery's `revoke` and `terminate` commands in this process."""
+    """Replace Celery's `revoke` and `terminate` commands in this process, and let its `conf` command,
+    which Flower shows, tell no password: Celery knows those of its own settings, not RedBeat's."""
+    signals.celeryd_init.connect(_hide_password, weak=False)
 
     @control_command(  # type: ignore[untyped-decorator]
         name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]"

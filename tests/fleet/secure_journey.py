@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from celery import Celery
+from typer.testing import CliRunner
 
 from colony import OnComplete, Subscription
+from colony.cli.app import app
 from colony.doorbell import SPAWN, intake_of
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
@@ -29,6 +30,12 @@ DEFINITION = "tests.fleet.secure_definitions:secure"
 SECONDS = 20.0
 FLOWER_LOGIN = "operator:planted-password-of-flower's-page"
 HOOK_TOKEN = "planted-token-of-the-webhook"
+PLANTED = {
+    "TEST_HOOK_SECRET": HOOK_TOKEN,
+    "TEST_MODEL_KEY": "planted-key-of-the-model",
+    "TEST_ACCOUNT": "planted-secret-of-an-account",
+}
+"""What processes read from their environment."""
 CLI = [sys.executable, "-m", "colony.cli"]
 
 
@@ -44,6 +51,8 @@ class Journey:
     beat: Node
     flower: Node
     flower_url: str
+    token: str = ""
+    """Of the gateway, once there is one."""
 
     @property
     def runtime(self) -> ColonyRuntime:
@@ -51,18 +60,12 @@ class Journey:
         return self.fleet.runtime
 
     def operate(self, *arguments: str, user: str = "operator") -> str:
-        """What a command of an operator prints."""
-        env = {
-            **os.environ,
-            **_variables(self.env),
-            "COLONY_REDIS_URL": self.url(user),
-            "COLUMNS": "300",
-        }
+        """What a command of an operator prints; from a thread without an event loop."""
+        env = {**_variables(self.env), "COLONY_REDIS_URL": self.url(user), "COLUMNS": "300"}
         env |= {"COLONY_NAME": self.fleet.colony_id}
-        done = subprocess.run(
-            [*CLI, *arguments], env=env, capture_output=True, text=True, check=False, timeout=60
-        )
-        return done.stdout + done.stderr
+        done = CliRunner().invoke(app, arguments, env=env)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.output
 
     def logs(self) -> str:
         """Of all processes."""
@@ -86,33 +89,34 @@ async def journey(
         "sweep_interval": "0.2",
     }
     async with AsyncExitStack() as stack:
+        stack.enter_context(_environment(PLANTED))
         own = {"hook_secret": SECRET, **given}
         fleet = Fleet(DEFINITION, nodes=0, redis_url=url("producer"), **given)
         await stack.enter_async_context(fleet)
         node = fleet.start_node(**{**own, "redis_url": url("node")})
-        hook = {"TEST_HOOK_SECRET": HOOK_TOKEN}
-        os.environ.update(hook)
-        stack.callback(os.environ.pop, "TEST_HOOK_SECRET")
         gateway = Gateway(url("gateway"), folder / "gateway.log", **given)
         stack.callback(gateway.process.wait)
         stack.callback(gateway.process.kill)
         beat = _start(folder, given, url("beat"), "beat", [*CLI, "beat", DEFINITION])
         port = free_port()
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "--app",
-            "workers.app",
-            "flower",
-            f"--port={port}",
-        ]
-        flower = _start(folder, given, url("flower"), "flower", [*command, "--address=127.0.0.1"])
+        command = [*CLI, "flower", "--colony", "secure", "--port", str(port)]
+        flower = _start(folder, given, url("flower"), "flower", command)
         for process in (beat, flower):
             stack.callback(process.kill)
         await fleet._until_ready([node])
         await asyncio.to_thread(gateway.wait_ready)
         yield Journey(url, given, folder, fleet, gateway, beat, flower, f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def _environment(given: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _variables(settings: Mapping[str, str]) -> dict[str, str]:
@@ -125,7 +129,7 @@ def _start(folder: Path, given: Mapping[str, str], url: str, name: str, command:
         **_variables(given),
         "COLONY_REDIS_URL": url,
         "COLONY_APP": DEFINITION,
-        "FLOWER_BASIC_AUTH": FLOWER_LOGIN,
+        "COLONY_FLOWER_BASIC_AUTH": FLOWER_LOGIN,
         "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path]),
     }
     return Node(command, env, None, folder / f"{name}.log")
@@ -163,7 +167,7 @@ async def _produce(j: Journey) -> None:
 
 async def _ask_over_http(j: Journey) -> None:
     out = await asyncio.to_thread(j.operate, "token", "create", "shop", "--scope", "admin")
-    token = out.split()[0]
+    token = j.token = out.split()[0]
     base = f"{j.gateway.url}/v1/colonies/{j.fleet.colony_id}"
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx2.AsyncClient(timeout=30, headers=headers) as client:
