@@ -41,6 +41,16 @@ def every_accepted_worker_ends(evidence: Evidence) -> Iterator[str]:
             yield f"{worker} ({record['task']}) is {record['state']}: {_why(record)}"
 
 
+def waiters_are_answered(evidence: Evidence) -> Iterator[str]:
+    """Who waited for a worker was given its report, once it had ended."""
+    for entry in evidence.of("unanswered"):
+        for worker in entry["workers"]:
+            record = evidence.store.workers.get(worker)
+            if record is not None and record["state"] in TERMINAL:
+                ago = entry["at"] - int(record["ended"]) / 1000
+                yield f"{worker} ended {ago:.1f} s before its waiter gave up"
+
+
 def each_request_is_accepted_once(evidence: Evidence) -> Iterator[str]:
     """No task was accepted twice, however often its spawn was tried; each that is there was asked for."""
     names = Counter(name_of(record) for record in evidence.store.workers.values())
@@ -261,6 +271,7 @@ def nothing_is_leaked(evidence: Evidence) -> Iterator[str]:
 
 INVARIANTS: tuple[Invariant, ...] = (
     every_accepted_worker_ends,
+    waiters_are_answered,
     each_request_is_accepted_once,
     one_report_each,
     no_stale_write,

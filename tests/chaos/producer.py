@@ -129,7 +129,10 @@ class Producer:
             await asyncio.wait(self._waiting)
 
     async def give_up(self) -> None:
-        """Wait no longer."""
+        """Wait no longer; note whose reports nobody was told of, though they had all the time to be."""
+        if self._waiting:
+            left = [worker for worker in self.answered if worker not in self._done]
+            self.history.add("unanswered", workers=left)
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)

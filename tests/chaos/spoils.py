@@ -81,8 +81,15 @@ def _one_more_accepted(evidence: Evidence) -> Evidence:
     return _store(evidence, meta={**evidence.store.meta, "total:accepted": str(total)})
 
 
+def _nobody_was_told(evidence: Evidence) -> Evidence:
+    worker = next(iter(evidence.store.workers))
+    entry = {"at": 1e11, "kind": "unanswered", "workers": [worker]}
+    return replace(evidence, history=[*evidence.history, entry])
+
+
 SPOILS: Mapping[str, Spoil] = {
     "every_accepted_worker_ends": lambda e: _worker(e, state="PENDING"),
+    "waiters_are_answered": _nobody_was_told,
     "each_request_is_accepted_once": _a_worker_twice,
     "one_report_each": _report_again,
     "no_stale_write": _stale,
