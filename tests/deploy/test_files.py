@@ -65,8 +65,9 @@ def test_compose_keeps_to_its_schema() -> None:
 
 
 def test_shell_scripts_are_clean() -> None:
-    """By shellcheck."""
+    """By shellcheck; .ci/run calls its functions by name, which it does not see."""
     passes("shellcheck", "deploy/secrets.sh", "deploy/redis/start.sh")
+    passes("shellcheck", "--exclude", "SC2329", ".ci/run")
 
 
 def test_the_dockerfile_is_clean() -> None:
