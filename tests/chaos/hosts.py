@@ -98,7 +98,7 @@ class Hosts(World):
 
     def _place(self, proxy: Proxy) -> tuple[list[str], str]:
         host = self._next
-        self._ways.append(asyncio.create_task(_way(host.gateway, proxy.port)))
+        self._ways.append(asyncio.create_task(way_in(host.gateway, proxy.port)))
         url = proxy.url.replace("127.0.0.1", host.gateway)
         return ["ip", "netns", "exec", host.name], url
 
@@ -116,7 +116,7 @@ class Hosts(World):
             way.get_loop().call_soon_threadsafe(way.cancel)
 
 
-async def _way(address: str, port: int) -> None:
+async def way_in(address: str, port: int) -> None:
     """Let what connects to an address of ours through to the same port of loopback."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

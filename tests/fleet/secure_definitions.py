@@ -8,8 +8,8 @@ from datetime import timedelta
 from colony import AgentSpec, Colony, ColonyConfig, ToolContext
 from colony.credentials import Credential
 from colony.pipeline import RateLimit
-from colony.triggers.spec import TimerConfig, TriggerSpec, TriggerType, WebhookConfig
 from colony.testing_model import Call, report
+from colony.triggers.spec import TimerConfig, TriggerSpec, TriggerType, WebhookConfig
 from tests.definitions import SCRIPTS, echo, model, sleep
 from tests.fleet.tree_definitions import each, told
 
