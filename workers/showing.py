@@ -104,6 +104,7 @@ class Progress:
         started = record.started_at
         fields = {
             "uuid": record.worker_id,
+            "name": f"agent:{record.agent}",  # a producer need not know the default agent's
             "result": result,
             "colony": state,
             "root_id": record.root_id,

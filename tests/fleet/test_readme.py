@@ -26,6 +26,7 @@ from colony import Colony, ColonyConfig, EventType, OnComplete, Settings, Subscr
 from colony.cli import app
 from colony.definition import AgentSpec, load_colony
 from colony.errors import PipelineRejected
+from colony.flower.settings import FlowerSettings
 from colony.gateway.settings import GatewaySettings
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, redis_for_tests, wait_until
@@ -289,6 +290,7 @@ def test_every_setting_exists() -> None:
         f"COLONY_{name.upper()}" for name in (*Settings.model_fields, *ColonyConfig.model_fields)
     }
     fields |= {f"COLONY_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
+    fields |= {f"COLONY_FLOWER_{name.upper()}" for name in FlowerSettings.model_fields}
     named = set(re.findall(r"COLONY_[A-Z_]*[A-Z]", README))
     assert named
     assert named <= fields
