@@ -358,6 +358,20 @@ async def test_the_services_of_compose(
     forget_beat(redis)
 
 
+async def test_what_is_sealed_can_write_nothing_but_its_tmp(tmp_path: Path) -> None:
+    """So the test above says something."""
+    if why := why_not_sealed():
+        pytest.skip(why)
+    (tmp_path / "tmp").mkdir()
+    for place, code in (("tmp/file", 0), ("file", 1)):
+        tried = subprocess.run(
+            sealed(["touch", str(tmp_path / place)], tmp_path / "tmp"),
+            capture_output=True,
+            check=False,
+        )
+        assert tried.returncode == code, tried.stderr
+
+
 async def test_the_image_runs_a_node_by_default() -> None:
     """What compose runs is what the image does without being told."""
     assert json.loads(image("CMD")) == services()["worker"]["command"]
