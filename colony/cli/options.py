@@ -29,7 +29,8 @@ RedisUrl = Annotated[
         envvar="COLONY_REDIS_URL",
         metavar="URL",
         show_envvar=True,
-        help="The Redis that holds the store, such as redis://127.0.0.1:6379/0.",
+        help="The Redis that holds the store, such as redis://127.0.0.1:6379/0. One with a password belongs "
+        "into the variable: other users of this machine can read command lines.",
         rich_help_panel=CONNECTION,
     ),
 ]

@@ -137,9 +137,10 @@ def _context(run: AgentRun, call: ToolCallPart) -> ToolContext:
     async def progress(message: str, data: Mapping[str, JsonValue]) -> None:
         where = {"tool": call.tool_name, "tool_call_id": call.tool_call_id}
         said: dict[str, JsonValue] = to_jsonable_python({"message": message, "data": dict(data)})
-        if len(to_json(said)) > run.max_tool_result_bytes:
-            said = {"message": cut(message, run.max_tool_result_bytes), "data": {}, "cut": True}
-        told = run.accounts.redacted(said)
+        told = run.accounts.redacted(said)  # before a cut, which could leave the half of a secret
+        if len(to_json(told)) > run.max_tool_result_bytes:
+            words = cut(str(told["message"]), run.max_tool_result_bytes)
+            told = {"message": words, "data": {}, "cut": True}
         await run.journal.tell(EventType.PROGRESS, {**where, **told})
 
     def schedule(telling: Awaitable[None]) -> None:
