@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from colony.models import ReportStatus
-from colony.store import Store
+from colony.store import Claim, Store
 from colony.store.deliveries import NewDelivery
 from colony.store.scripts import SCRIPTS
 from colony.store.triggers import Fire, Times
@@ -336,6 +336,12 @@ async def remove_subscription(store: Store) -> Request:
 
 
 @scene(TRANSITIONS)
+async def figures(store: Store) -> Request:
+    await one(store, not_before=HOUR)
+    return lambda: store.figures(set_aside=True)
+
+
+@scene(TRANSITIONS)
 async def wait_for(store: Store) -> Request:
     worker_id = await one(store)
     return lambda: store.wait_for([worker_id, "w0"], ttl=HOUR)
@@ -381,8 +387,9 @@ async def sweep(store: Store) -> Request:
 
 def _timeless(answer: Any) -> Any:
     """An answer without what runs down by itself."""
-    remaining = getattr(answer, "remaining", None)
-    return answer if remaining is None else (answer.record, answer.parts, answer.token)
+    if isinstance(answer, Claim):
+        return answer.record, answer.parts, answer.token
+    return answer
 
 
 @scene(TRANSITIONS)
