@@ -23,13 +23,13 @@ import logging
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from colony.conversation import Step
 from colony.models import EventType, ReportStatus, WorkerRecord, WorkerState
+from workers.loop import Crew
 
 if TYPE_CHECKING:
     from workers.node.context import NodeContext
@@ -38,6 +38,8 @@ log = logging.getLogger("colony.showing")
 
 STEPS_EVERY_SECONDS = 1.0
 ENDS_EVERY_SECONDS = 0.1
+MOST_WAITING = 100
+"""Flushes that wait to be sent; what comes when there are so many is not shown."""
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 """Of tools and errors: anything else may be a model's own words."""
 
@@ -138,7 +140,7 @@ class Showing:
         self._steps: dict[str, Progress] = {}
         self._ends: list[Event] = []
         self._due: dict[str, asyncio.TimerHandle] = {}
-        self._sender: ThreadPoolExecutor | None = None
+        self._sender: Crew | None = None
         self._complained = False
 
     def through(self, consumer: Any) -> None:
@@ -191,8 +193,11 @@ class Showing:
         else:
             events, self._ends = self._ends, []
         if self._sender is None:
-            self._sender = ThreadPoolExecutor(1, thread_name_prefix="colony-showing")
-        self._sender.submit(self._send, context, events)
+            self._sender = Crew("showing", 1)
+        if (
+            self._sender.waiting() < MOST_WAITING
+        ):  # else the broker is away, and this too much to keep
+            self._sender.submit(self._send, context, events)
 
     def _send(self, context: NodeContext, events: Iterable[Event]) -> None:
         try:
