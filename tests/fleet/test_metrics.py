@@ -7,16 +7,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from colony.metrics.fleet import FleetReader
-from colony.models import WorkerState
+from colony.models import Subscription, WorkerState
 from colony.store import Link, Store
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import wait_for_state
+from tests.fleet.receiver import SECRET, Answer, receiving
 from tests.fleet.test_health import free_port
 from tests.gateway.kit import Gateway
 from tests.proxy import Proxy
@@ -147,6 +149,44 @@ async def test_without_redis_a_node_says_so_at_once() -> None:
             assert found["colony_node_unheard_seconds"][()] > 0
             proxy.open()
             node.kill()
+
+
+async def test_webhooks_events_and_ticks_are_counted() -> None:
+    """Deliveries by outcome, how old events were, the ticks of a beat and that one leads."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    node: dict[str, Any] = {
+        "health_port": str(port),
+        "hook_secret": SECRET,
+        "sweep_interval": "0.1",
+        "delivery_retries": "0.1",
+        "delivery_allow_private": "127.0.0.1/32",
+    }
+    async with Fleet("tests.fleet.definitions:deadly", **node) as fleet:
+        with receiving() as receiver:
+            fleet.start_beat()
+            receiver.answers["/bad"] = [Answer(500)]
+            for path in ("/good", "/bad"):
+                asked = Subscription(
+                    id=path.strip("/"),
+                    url=receiver.url(path),
+                    secret=("env:COLONY_HOOK_SECRET",),
+                    types=("subagent_report",),
+                )
+                await fleet.runtime.put_subscription(asked)
+            await fleet.runtime.spawn("fetch")
+
+            async def told() -> Scraped | None:
+                found = await scrape(url)
+                leads = found["colony_beat_leads"][()] and found["colony_beat_ticks_total"][()]
+                return found if leads and found["colony_webhooks_dead_total"][()] else None
+
+            found: Scraped = await wait_until(told, 20, what="all is told")
+    counted = {outcome: n for (outcome,), n in found["colony_delivery_seconds_count"].items()}
+    assert counted == {"delivered": 1, "failed": 1, "dead": 1}
+    assert found["colony_webhooks_delivered_total"] == found["colony_deliveries_dead"] == {(): 1}
+    assert found["colony_event_lag_seconds_count"] == {("subscription",): 2}
+    assert found["colony_event_lag_seconds_sum"][("subscription",)] < 10
 
 
 async def test_each_role_may_read_what_it_tells(tmp_path: Path) -> None:
