@@ -146,9 +146,12 @@ async def test_a_fleet_on_three_hosts(tmp_path: Path) -> None:
         assert said["rescued"] > 0, said
         assert all(node.process.poll() is None for node in there.nodes)
 
-        for milliseconds in (2, 50):
+        for milliseconds, tasks in (
+            (2, ["echo", "tree fetch / echo"] * 4),
+            (50, ["fetch", "echo"]),
+        ):
             there.way.delay(milliseconds)
-            said = await there.produced(await there.produce(*["echo", "tree fetch / echo"] * 4))
+            said = await there.produced(await there.produce(*tasks))
             print(f"{milliseconds} ms each way: {said['seconds']:.1f} s")
 
 
