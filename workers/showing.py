@@ -39,7 +39,7 @@ log = logging.getLogger("colony.showing")
 STEPS_EVERY_SECONDS = 1.0
 ENDS_EVERY_SECONDS = 0.1
 MOST_WAITING = 100
-"""Flushes that wait to be sent; what comes when there are so many is not shown."""
+"""Flushes that wait for a broker that is away; what comes when there are so many is not shown."""
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 """Of tools and errors: anything else may be a model's own words."""
 
@@ -194,9 +194,7 @@ class Showing:
             events, self._ends = self._ends, []
         if self._sender is None:
             self._sender = Crew("showing", 1)
-        if (
-            self._sender.waiting() < MOST_WAITING
-        ):  # else the broker is away, and this too much to keep
+        if self._sender.waiting() < MOST_WAITING:
             self._sender.submit(self._send, context, events)
 
     def _send(self, context: NodeContext, events: Iterable[Event]) -> None:
