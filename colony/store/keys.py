@@ -31,7 +31,7 @@ units:<id>         zset    batch in its background → 0, or since when it queue
 outbox             zset    notice → when it is to be sent (again) (ms)           until it is sent
 notices            hash    notice → what is to be sent (JSON)                    until it is sent
 deliveries         zset    webhook that is owed → since when (ms)                until delivered, or dead
-dead               zset    webhook that was given up → since when (ms)           until dropped; dead_deliveries_max
+dead               zset    webhook that was given up → since when (ms)           until dropped
 delivery:<id>      hash    what is delivered, and how it went                    with those two
 lanes              zset    origin of a URL → when to look at its lane (ms)       while it has any
 lane:<origin>      zset    its deliveries → when each may be sent (ms)           while it has any

@@ -6,7 +6,7 @@ import logging
 import time
 
 from colony import AgentSpec, Colony
-from colony.testing_model import Call, ScriptedModel, report
+from colony.testing_model import Call, ScriptedModel, ScriptItem, report
 from tests.definitions import task_of
 
 log = logging.getLogger("my.tools")
@@ -14,16 +14,14 @@ log = logging.getLogger("my.tools")
 LOG = [Call("on_the_loop"), Call("in_a_thread"), Call("out_loud"), report("success", "Logged.")]
 NAP = [Call("nap"), Call("on_the_loop"), report("success", "Napped.")]
 
+
+def _step(index: int) -> ScriptItem:
+    return lambda messages, _: (NAP if "nap" in task_of(messages) else LOG)[index]
+
+
 colony = Colony(
     "logging",
-    agent=AgentSpec(
-        model=ScriptedModel(
-            [
-                lambda messages, _, n=n: (NAP if "nap" in task_of(messages) else LOG)[n]
-                for n in range(4)
-            ]
-        )
-    ),
+    agent=AgentSpec(model=ScriptedModel([_step(n) for n in range(4)])),
 )
 
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from colony import ReportStatus
 from colony.doorbell import SPAWN, SPAWN_BATCH
-from colony.testing import Fleet
+from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import assert_told_once, statuses
 from workers.intake import tasks
 
@@ -126,11 +126,15 @@ async def test_redis_cli_pushes_the_documented_message(running: Fleet) -> None:
         pytest.skip("there is no redis-cli on PATH (test_intake pushes the same with a client)")
     assert tasks.__doc__
     message = tasks.__doc__.split("::\n\n")[1].split("\n\n")[0]
-    accepted = (await running.runtime.get_stats()).totals["accepted"]
+    accepted = await _accepted(running)
     push = [cli, "-u", running.redis_url, "LPUSH", INTAKE, message]
     await asyncio.to_thread(subprocess.run, push, check=True, capture_output=True)
-    async for event in running.runtime.events(after="0"):
-        if event.type == "execution_accepted":
-            accepted -= 1
-        if accepted < 0:
-            return
+
+    async def one_more() -> bool:
+        return await _accepted(running) > accepted
+
+    await wait_until(one_more, 20, what="the worker of the message is accepted")
+
+
+async def _accepted(running: Fleet) -> int:
+    return (await running.runtime.get_stats()).totals["accepted"]

@@ -29,6 +29,7 @@ from colony.errors import PipelineRejected
 from colony.flower.settings import FlowerSettings
 from colony.gateway.settings import GatewaySettings
 from colony.runtime import ColonyRuntime
+from colony.settings import SECRETS_DIRECTORIES
 from colony.testing import Fleet, redis_for_tests, wait_until
 
 pytestmark = pytest.mark.fleet
@@ -291,16 +292,17 @@ def test_every_setting_exists() -> None:
     }
     fields |= {f"COLONY_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
     fields |= {f"COLONY_FLOWER_{name.upper()}" for name in FlowerSettings.model_fields}
+    fields |= set(SECRETS_DIRECTORIES)
     named = set(re.findall(r"COLONY_[A-Z_]*[A-Z]", README))
     assert named
     assert named <= fields
 
 
 def test_every_link_and_every_extra_exists() -> None:
-    """Links to files, extras of pip, and the README as the package's description."""
+    """Links to files and folders, extras of pip, and the README as the package's description."""
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert links
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+    assert [link for link in links if not (ROOT / link).exists()] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {e for found in re.findall(r"`colony\[(.*?)\]`", README) for e in found.split(",")}
     assert extras
