@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from colony.testing import Node, Process, start_process
 
-IMPORTED = ("workers.serve", "pydantic_ai.models.openai", "redbeat")
+IMPORTED = ("workers.serve",)
 """What a node is likely to need; none of it may read the environment or start a thread when it is
 imported."""
 
@@ -47,7 +47,8 @@ class Nursery:
     def start(
         self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
     ) -> Forked:
-        """A node, once it is a process."""
+        """A node, once it is a process. Its log is there at once, as its readers expect."""
+        log.write_bytes(b"")
         order = {
             "argv": list(argv),
             "env": dict(env),
@@ -209,7 +210,7 @@ def _become(order: dict[str, Any], unwanted: Sequence[int], lead: int) -> NoRetu
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.write(lead, b"x")
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)

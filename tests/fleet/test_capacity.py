@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from colony.models import WorkerState
-from colony.testing import Fleet
+from colony.testing import Fleet, Node, start_process
 from tests.fleet.helpers import leftovers, wait_for_state
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
@@ -26,8 +26,11 @@ def rss_mb(pid: int) -> float:
     return int(found[1]) / 1024
 
 
-async def test_ten_thousand_agents_wait_in_one_node_within_400_mb(fleet: type[Fleet]) -> None:
+async def test_ten_thousand_agents_wait_in_one_node_within_400_mb(
+    fleet: type[Fleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """10,000 agents that wait for their models fit in one node process of 400 MB, and all stop."""
+    monkeypatch.setattr(Node, "start", staticmethod(start_process))  # with memory of its own
     async with fleet("tests.fleet.definitions:quiet", concurrency=MANY) as running:
         runtime, [node] = running.runtime, running.nodes
         before, began = rss_mb(node.pid), time.monotonic()

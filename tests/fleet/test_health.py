@@ -105,7 +105,7 @@ async def test_a_node_without_broker_is_alive_and_not_ready() -> None:
     """The broker away and the store there: not ready, alive; back: ready."""
     port = free_port()
     async with Fleet(
-        "tests.fleet.definitions:deadly", nodes=0, health_port=str(port), deaf_after="2"
+        "tests.fleet.definitions:deadly", nodes=0, health_port=str(port), deaf_after="10"
     ) as fleet:
         with Proxy(fleet.redis_url) as proxy:
             [node] = await fleet.add_nodes(broker_url=proxy.url)
