@@ -181,12 +181,16 @@ class Keyring:
         self._fresh: dict[str, tuple[float, SecretStr]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._known: defaultdict[str, list[SecretStr]] = defaultdict(list)
+        self._accounts: dict[tuple[str, ...] | None, Accounts] = {}
         self._redaction = _Redaction({})
 
     def accounts(self, allowed: Sequence[str] | None = None) -> Accounts:
         """The accounts that an agent may use: these, or all of them."""
-        names = self._credentials if allowed is None else allowed
-        return Accounts(self, {name: self._credentials[name] for name in names})
+        key = None if allowed is None else tuple(allowed)
+        if key not in self._accounts:
+            names = self._credentials if key is None else key
+            self._accounts[key] = Accounts(self, {name: self._credentials[name] for name in names})
+        return self._accounts[key]
 
     async def value(self, alias: str) -> SecretStr:
         """The value behind a known alias, at most `ttl` old. Raises `CredentialError`."""

@@ -57,7 +57,24 @@ def bound(**fields: object) -> AbstractContextManager[object]:
     """What is logged in here, in tasks and threads that begin here too, carries these."""
     if not INSTALLED:
         return contextlib.nullcontext()
-    return structlog.contextvars.bound_contextvars(**fields)
+    return _Bound(fields)
+
+
+class _Bound:
+    """As structlog's own, without the frame of a generator: a node has one for each waiting agent."""
+
+    __slots__ = ("_fields", "_tokens")
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self._fields: Mapping[str, object] | None = fields
+        self._tokens: Mapping[str, Any] = {}
+
+    def __enter__(self) -> None:
+        assert self._fields is not None
+        self._tokens, self._fields = structlog.contextvars.bind_contextvars(**self._fields), None
+
+    def __exit__(self, *_: object) -> None:
+        structlog.contextvars.reset_contextvars(**self._tokens)
 
 
 def scrubbed(text: str) -> str:

@@ -205,12 +205,15 @@ def current() -> str | None:
     return _inherited.get()
 
 
-@contextmanager
-def inherited(traceparent: str | None) -> Iterator[None]:
+def inherited(traceparent: str | None) -> AbstractContextManager[object]:
     """What is spawned in here continues this trace; what is no traceparent is ignored."""
     if traceparent is None or not TRACEPARENT.fullmatch(traceparent):
-        yield
-        return
+        return OFF
+    return _inherit(traceparent)
+
+
+@contextmanager
+def _inherit(traceparent: str) -> Iterator[None]:
     token = _inherited.set(traceparent)
     try:
         yield

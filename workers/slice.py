@@ -195,7 +195,7 @@ async def _run(host: Host, claim: Claim, running: Running) -> Outcome:
             offspring=offspring,
             accounts=host.keyring.accounts(spec.accounts),
             fence=lambda: host.still_owns(running),
-            draining=lambda: host.context.drain.begun,
+            draining=host.context.drain.has_begun,
             sleep=host.context.drain.sleep,
             max_tool_result_bytes=colony.config.max_tool_result_bytes,
             max_report_bytes=colony.config.max_report_bytes,

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 from pydantic_core import from_json, to_json
 
 from colony.models import (
@@ -117,10 +117,21 @@ def new_record(
     return fields
 
 
+RECORD_FIELDS, ATTEMPT_FIELDS = set(WorkerRecord.model_fields), set(Attempt.model_fields)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _sharing(model: M, fields: set[str]) -> M:
+    """Each would have a set of its own of the names of its fields: kilobytes of each agent that waits."""
+    object.__setattr__(model, "__pydantic_fields_set__", fields)
+    return model
+
+
 def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerRecord:
     """A stored hash as a `WorkerRecord`."""
     report = raw.get("report")
-    return WorkerRecord.model_validate(
+    record = WorkerRecord.model_validate(
         {
             "worker_id": worker_id,
             "colony_id": colony_id,
@@ -162,6 +173,7 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "report": None if report is None else Report.model_validate_json(report),
         }
     )
+    return _sharing(record, RECORD_FIELDS)
 
 
 def to_batch(
@@ -241,12 +253,15 @@ def _attempts(lines: str) -> tuple[Attempt, ...]:
         entry = from_json(line)
         by_epoch.setdefault(entry["epoch"], {}).update(entry)
     return tuple(
-        Attempt(
-            epoch=entry["epoch"],
-            node=entry["node"],
-            started_at=from_ms(entry["started_at"]),
-            ended_at=from_ms(entry["ended_at"]) if "ended_at" in entry else None,
-            outcome=entry.get("outcome"),
+        _sharing(
+            Attempt(
+                epoch=entry["epoch"],
+                node=entry["node"],
+                started_at=from_ms(entry["started_at"]),
+                ended_at=from_ms(entry["ended_at"]) if "ended_at" in entry else None,
+                outcome=entry.get("outcome"),
+            ),
+            ATTEMPT_FIELDS,
         )
         for entry in by_epoch.values()
         if "node" in entry  # else its beginning was too long ago

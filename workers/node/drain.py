@@ -46,6 +46,10 @@ class Drain:
         self.from_afar = False
         """Whether an operator drained this node (`colony drain`), rather than a signal."""
 
+    def has_begun(self) -> bool:
+        """`begun`, for who asks later."""
+        return self.begun
+
     @property
     def begun(self) -> bool:
         """Whether nothing new is to be taken."""

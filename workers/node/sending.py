@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http import HTTPStatus
 from ipaddress import ip_address
 
@@ -59,9 +60,15 @@ class Sender:
         )
         # Threads of its own: a name server that hangs holds one for each delivery, not those of others.
         self._threads = ThreadPoolExecutor(settings.delivery_concurrency, "colony-resolve")
-        # The transport alone: no redirects, no proxies, and no URLs in the log (they may hold secrets).
-        # No connection is kept: it would be found again by its address, whoever's name it was opened for.
-        self._transport = httpx2.AsyncHTTPTransport(
+
+    @cached_property
+    def _transport(self) -> httpx2.AsyncHTTPTransport:
+        """The transport alone: no redirects, no proxies, and no URLs in the log (they may hold secrets).
+
+        No connection is kept: it would be found again by its address, whoever's name it was opened for.
+        Made for the first webhook: the certificates that it reads take some megabytes.
+        """
+        return httpx2.AsyncHTTPTransport(
             verify=ssl.create_default_context(),
             trust_env=False,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
@@ -69,7 +76,8 @@ class Sender:
 
     async def close(self) -> None:
         """Give up what is open."""
-        await self._transport.aclose()
+        if "_transport" in vars(self):
+            await self._transport.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, owed: Owed) -> Outcome:
