@@ -24,8 +24,7 @@ from redis import Redis
 
 from colony.store.keys import Keys
 from tests.chaos.witness import TRACE, Found, Line
-from tests.fleet.helpers import leftovers
-from tests.fleet.tree_helpers import leaks
+from tests.fleet.helpers import leaks, leftovers
 
 Entry = dict[str, Any]
 

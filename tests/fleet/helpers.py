@@ -12,6 +12,14 @@ from colony.models import Report, WorkerRecord, WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Node, wait_until
 
+LEAKS = (
+    *("arrived:*", "joins", "outbox", "notices", "held:*", "due", "doorbells", "staged:*"),
+    "units:*",
+)
+"""Keys that live only while something is under way (what was staged and refused expires)."""
+
+NO_EXPIRY = -1
+
 
 async def reports_told(runtime: ColonyRuntime) -> Counter[str]:
     """How many subagent_report events each worker has had."""
@@ -41,6 +49,26 @@ def leftovers(redis_url: str, colony_id: str) -> dict[str, int]:
         for state in ("PENDING", "RUNNING", "PARKED"):
             found[state] = int(redis.zcard(f"{prefix}state:{state}"))
     return {name: count for name, count in found.items() if count}
+
+
+def leaks(redis_url: str, colony_id: str) -> list[str]:
+    """Keys that a fleet at rest must not have."""
+    prefix = f"colony:{{{colony_id}}}:"
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        found = [key for name in LEAKS for key in redis.scan_iter(prefix + name)]
+        return sorted(key for key in found if redis.ttl(key) == NO_EXPIRY)
+
+
+async def assert_at_rest(redis_url: str, colony_id: str, timeout: float = 8) -> None:
+    """After everything has ended nothing is left but records: no queue, no claim, no due item, no key."""
+
+    def left() -> tuple[dict[str, int], list[str]]:
+        return leftovers(redis_url, colony_id), leaks(redis_url, colony_id)
+
+    try:
+        await wait_until(lambda: left() == ({}, []), timeout, what="a fleet at rest")
+    except AssertionError as error:
+        raise AssertionError(f"left over: {left()}") from error
 
 
 async def wait_for_state(

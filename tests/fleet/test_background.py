@@ -11,8 +11,8 @@ from colony import ReportStatus
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet
 from tests.fleet.background_helpers import blocks_in, dispatches_in, handles_in, units_of
-from tests.fleet.helpers import assert_told_once, records
-from tests.fleet.tree_helpers import assert_at_rest, joins_told, total
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records
+from tests.fleet.tree_helpers import joins_told, total
 from tests.tour.helpers import report_of
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]

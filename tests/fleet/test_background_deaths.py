@@ -15,15 +15,8 @@ from colony.models import WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, Node, wait_until
 from tests.fleet.background_helpers import blocks_in, dispatches_in, handles_in, units_of
-from tests.fleet.helpers import assert_told_once, records
-from tests.fleet.tree_helpers import (
-    assert_at_rest,
-    children_of,
-    gates,
-    joins_told,
-    total,
-    until_states,
-)
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records
+from tests.fleet.tree_helpers import children_of, gates, joins_told, total, until_states
 from tests.tour.helpers import report_of
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]

@@ -21,13 +21,7 @@ from colony.models import WorkerState
 from colony.runtime import ColonyRuntime
 from colony.store import Ring
 from colony.testing import Fleet, wait_until
-from tests.fleet.helpers import (
-    assert_told_once,
-    leftovers,
-    records,
-    statuses,
-    wait_for_state,
-)
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records, statuses, wait_for_state
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
@@ -208,7 +202,7 @@ async def test_a_deadline_ends_waiting_and_running_workers(
     ended = await runtime.wait_for_worker_reports([*blocking, *more], timeout=5)
     assert statuses(ended) == {ReportStatus.STOPPED: SLOTS}
     await assert_told_once(runtime, [runs, waits, parked, *blocking, *more])
-    await wait_until(lambda: not leftovers(running.redis_url, "basic"), 5, what="nothing is left")
+    await assert_at_rest(running.redis_url, "basic")
 
 
 async def test_not_before_waits_without_a_slot(running: Fleet, runtime: ColonyRuntime) -> None:

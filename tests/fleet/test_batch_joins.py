@@ -18,15 +18,8 @@ from colony.models import OnComplete, WorkerState
 from colony.runtime import ColonyRuntime
 from colony.store import Ring
 from colony.testing import Fleet, wait_until
-from tests.fleet.helpers import assert_told_once, records, wait_for_state
-from tests.fleet.tree_helpers import (
-    assert_at_rest,
-    gates,
-    joined,
-    joins_told,
-    statuses_of,
-    until_states,
-)
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records, wait_for_state
+from tests.fleet.tree_helpers import gates, joined, joins_told, statuses_of, until_states
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 

@@ -15,16 +15,8 @@ from colony.errors import InvalidTask
 from colony.models import WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, wait_until
-from tests.fleet.helpers import records
-from tests.fleet.tree_helpers import (
-    assert_at_rest,
-    gates,
-    joined,
-    joins_told,
-    statuses_of,
-    total,
-    until_states,
-)
+from tests.fleet.helpers import assert_at_rest, records
+from tests.fleet.tree_helpers import gates, joined, joins_told, statuses_of, total, until_states
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 

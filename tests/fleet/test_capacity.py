@@ -10,7 +10,7 @@ import pytest
 
 from colony.models import WorkerState
 from colony.testing import Fleet, Node, start_process
-from tests.fleet.helpers import leftovers, wait_for_state
+from tests.fleet.helpers import assert_at_rest, wait_for_state
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
@@ -45,4 +45,4 @@ async def test_ten_thousand_agents_wait_in_one_node_within_400_mb(
         )
         assert used < MOST_MB
         assert stopped == MANY
-        assert leftovers(running.redis_url, "quiet") == {}
+        await assert_at_rest(running.redis_url, "quiet", 30)

@@ -18,8 +18,8 @@ from colony.models import WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.testing import Fleet, Node, wait_until
 from tests.fleet.helpers import (
+    assert_at_rest,
     assert_told_once,
-    leftovers,
     node_name,
     records,
     statuses,
@@ -65,7 +65,7 @@ async def assert_all_done(fleet: Fleet, ids: list[str], calls: Path) -> None:
     assert {key: n for key, n in asked(calls).items() if n > 1} == {}
     assert sum(asked(calls).values()) == LONG_ANSWERS * len(ids)
     await assert_told_once(fleet.runtime, ids)
-    await wait_until(lambda: leftovers(fleet.redis_url, fleet.colony_id) == {}, what="all at rest")
+    await assert_at_rest(fleet.redis_url, fleet.colony_id, 10)
 
 
 async def supervised(fleet: Fleet) -> Node:

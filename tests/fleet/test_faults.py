@@ -15,15 +15,8 @@ from redis import Redis
 
 from colony import OnComplete, ReportStatus
 from colony.testing import Fleet
-from tests.fleet.helpers import assert_told_once, records
-from tests.fleet.tree_helpers import (
-    assert_at_rest,
-    batch_of,
-    joined,
-    joins_told,
-    statuses_of,
-    total,
-)
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records
+from tests.fleet.tree_helpers import batch_of, joined, joins_told, statuses_of, total
 from tests.tour.helpers import report_of
 from workers.node.janitor import NOTICE_AGAIN
 

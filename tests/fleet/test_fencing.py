@@ -16,8 +16,8 @@ from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, wait_until
 from tests.fleet.fencing_definitions import REFUSALS, TICKS, Noted, noted
 from tests.fleet.helpers import (
+    assert_at_rest,
     assert_told_once,
-    leftovers,
     node_name,
     records,
     statuses,
@@ -114,7 +114,7 @@ async def test_a_partitioned_node_begins_no_call_and_writes_nothing_stale(
         await wait_for_lease(runtime, cut_off.pid)
         fresh = await runtime.spawn("tick again", count=4, agent="thinker")
         assert statuses(await runtime.wait_for_worker_reports(fresh, timeout=20)) == {"success": 4}
-        assert leftovers(running.redis_url, "fenced") == {}
+        await assert_at_rest(running.redis_url, "fenced")
         for node in (cut_off, other):
             node.terminate()
         for node in (cut_off, other):
@@ -159,7 +159,7 @@ async def test_when_nobody_rescued_the_node_goes_on_with_its_token(
         assert {n for (task, _), n in made.items() if task.startswith("tick")} == {1}
         assert len(noted(calls)) == WORKERS // 2 * (TICKS + REFUSALS + 2) + 2 * len(thinking)
         assert (await runtime.get_stats()).totals.get("stale_refused", 0) == 0
-        assert leftovers(running.redis_url, "fenced") == {}
+        await assert_at_rest(running.redis_url, "fenced")
         node.terminate()
         assert node.wait() == 0
 

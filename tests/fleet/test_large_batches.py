@@ -14,7 +14,8 @@ from colony.errors import FleetFull
 from colony.models import WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet
-from tests.fleet.tree_helpers import assert_at_rest, joined, joins_told, total
+from tests.fleet.helpers import assert_at_rest
+from tests.fleet.tree_helpers import joined, joins_told, total
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 

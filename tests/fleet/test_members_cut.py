@@ -18,15 +18,8 @@ import pytest
 from colony import ReportStatus
 from colony.models import WorkerState
 from colony.testing import Fleet, Node, wait_until
-from tests.fleet.helpers import assert_told_once, records
-from tests.fleet.tree_helpers import (
-    assert_at_rest,
-    gates,
-    joined,
-    joins_told,
-    statuses_of,
-    until_states,
-)
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records
+from tests.fleet.tree_helpers import gates, joined, joins_told, statuses_of, until_states
 
 pytestmark = pytest.mark.fleet
 

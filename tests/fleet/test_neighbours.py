@@ -18,7 +18,7 @@ from colony import ReportStatus
 from colony.doorbell import celery_app
 from colony.testing import Fleet, Node, wait_until
 from tests.fleet import neighbour
-from tests.fleet.helpers import assert_told_once, leftovers, records, statuses
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records, statuses
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
@@ -75,7 +75,7 @@ async def test_a_late_ack_neighbour_runs_each_long_task_once(running: Fleet, bak
 
     assert {len(record.attempts) for record in await records(running.runtime, ids)} == {1}
     await assert_told_once(running.runtime, ids)
-    assert leftovers(running.redis_url, "basic") == {}
+    await assert_at_rest(running.redis_url, "basic")
     assert [key for key in foreign if not key.startswith(("colony:", "colony."))] == []
     assert not {key for key in ours if key.endswith("_key") and ours[key].startswith("unacked")}
 

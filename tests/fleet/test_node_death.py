@@ -14,8 +14,8 @@ from colony.models import WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, Node, wait_until
 from tests.fleet.helpers import (
+    assert_at_rest,
     assert_told_once,
-    leftovers,
     node_name,
     records,
     statuses,
@@ -78,7 +78,7 @@ async def test_workers_of_a_killed_node_are_restarted_elsewhere_within_lease_and
     assert statuses(reports)[ReportStatus.STOPPED] == 50 - len(theirs)
     assert statuses(reports)[ReportStatus.SUCCESS] == len(theirs)
     await assert_told_once(runtime, ids)
-    assert leftovers(running.redis_url, "deadly") == {}
+    await assert_at_rest(running.redis_url, "deadly")
     await end(survivor)
 
 

@@ -21,7 +21,7 @@ from colony import ColonyRuntime, Report, ReportStatus, WorkerState
 from colony.doorbell import celery_app
 from colony.settings import Settings
 from colony.testing import Fleet, wait_until
-from tests.fleet.helpers import assert_told_once, leftovers, records, statuses, wait_for_state
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records, statuses, wait_for_state
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
@@ -95,9 +95,7 @@ async def test_many_workers_report_once_each(running: Fleet) -> None:
     assert reports[3].summary == "Here is what I found."
     await assert_told_once(runtime, ids)
     assert {len(record.attempts) for record in await records(runtime, ids)} == {1}
-    await wait_until(
-        lambda: not leftovers(running.redis_url, COLONY), 5, what="nothing is left over"
-    )
+    await assert_at_rest(running.redis_url, COLONY)
 
 
 async def test_a_running_worker_is_stopped_and_frees_its_place(running: Fleet, pool: str) -> None:
@@ -119,9 +117,7 @@ async def _end(running: Fleet, ids: list[str]) -> None:
     """Stop what a test has left, and wait until the node is free."""
     for worker in ids:
         await running.runtime.stop_worker(worker)
-    await wait_until(
-        lambda: not leftovers(running.redis_url, COLONY), 10, what="nothing is left over"
-    )
+    await assert_at_rest(running.redis_url, COLONY)
 
 
 async def test_a_tool_that_blocks_a_thread_can_be_stopped(running: Fleet) -> None:

@@ -19,9 +19,8 @@ from colony.models import WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, Node
-from tests.fleet.helpers import assert_told_once, records
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records
 from tests.fleet.tree_helpers import (
-    assert_at_rest,
     batch_of,
     children_of,
     gates,

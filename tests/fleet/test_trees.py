@@ -17,15 +17,8 @@ from colony import ReportStatus
 from colony.models import Report, WorkerRecord, WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, wait_until
-from tests.fleet.helpers import assert_told_once, records
-from tests.fleet.tree_helpers import (
-    assert_at_rest,
-    batch_of,
-    children_of,
-    joins_told,
-    total,
-    until_states,
-)
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records
+from tests.fleet.tree_helpers import batch_of, children_of, joins_told, total, until_states
 from tests.tour.helpers import report_of
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]

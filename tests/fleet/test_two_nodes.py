@@ -10,8 +10,8 @@ import pytest
 
 from colony import ReportStatus
 from colony.models import Report
-from colony.testing import Fleet, wait_until
-from tests.fleet.helpers import assert_told_once, leftovers, node_name, records, statuses
+from colony.testing import Fleet
+from tests.fleet.helpers import assert_at_rest, assert_told_once, node_name, records, statuses
 
 pytestmark = pytest.mark.fleet
 
@@ -50,9 +50,7 @@ async def test_a_thousand_workers_are_spread_over_two_nodes_and_report_once(
         assert min(share.values()) >= WORKERS // 4
 
         await assert_told_once(runtime, ids)
-        await wait_until(
-            lambda: not leftovers(running.redis_url, "basic"), 5, what="nothing is left over"
-        )
+        await assert_at_rest(running.redis_url, "basic")
         assert (await runtime.get_stats()).totals["accepted"] == WORKERS
 
 

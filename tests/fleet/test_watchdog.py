@@ -12,7 +12,7 @@ import pytest
 from colony import ReportStatus
 from colony.models import WorkerState
 from colony.testing import Fleet, Node, wait_until
-from tests.fleet.helpers import assert_told_once, leftovers, records, statuses, wait_for_state
+from tests.fleet.helpers import assert_at_rest, assert_told_once, records, statuses, wait_for_state
 from tests.proxy import Proxy
 from workers.node.watchdog import EXIT_DEAF
 
@@ -49,7 +49,7 @@ async def test_a_node_whose_broker_connection_is_dead_is_restarted_by_its_superv
             done = await records(runtime, [*ids, *asleep])
             assert {record.resurrections for record in done} == {0}
             await assert_told_once(runtime, [*ids, *asleep])
-            assert leftovers(fleet.redis_url, "deadly") == {}
+            await assert_at_rest(fleet.redis_url, "deadly")
             node.terminate()
             assert node.wait() == 0
 

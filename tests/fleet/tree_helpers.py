@@ -7,22 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from colony import EventType
 from colony.models import BatchResult, Event, ReportStatus, WorkerState
 from colony.runtime import ColonyRuntime
 from colony.spawning import Batch
 from colony.testing import wait_until
-from tests.fleet.helpers import leftovers, records
-
-LEAKS = (
-    *("arrived:*", "joins", "outbox", "notices", "held:*", "due", "doorbells", "staged:*"),
-    "units:*",
-)
-"""Keys that live only while something is under way (what was staged and refused expires)."""
-
-NO_EXPIRY = -1
+from tests.fleet.helpers import records
 
 
 @contextmanager
@@ -86,23 +77,3 @@ async def batch_of(runtime: ColonyRuntime, worker_id: str) -> Batch:
     [record] = await records(runtime, [worker_id])
     assert record.batch_id is not None
     return Batch(record.batch_id, await runtime.get_batch_members(record.batch_id))
-
-
-def leaks(redis_url: str, colony_id: str) -> list[str]:
-    """Keys that a fleet at rest must not have."""
-    prefix = f"colony:{{{colony_id}}}:"
-    with Redis.from_url(redis_url, decode_responses=True) as redis:
-        found = [key for name in LEAKS for key in redis.scan_iter(prefix + name)]
-        return sorted(key for key in found if redis.ttl(key) == NO_EXPIRY)
-
-
-async def assert_at_rest(redis_url: str, colony_id: str, timeout: float = 8) -> None:
-    """After everything has ended nothing is left but records: no queue, no claim, no due item, no key."""
-
-    def left() -> tuple[dict[str, int], list[str]]:
-        return leftovers(redis_url, colony_id), leaks(redis_url, colony_id)
-
-    try:
-        await wait_until(lambda: left() == ({}, []), timeout, what="a fleet at rest")
-    except AssertionError as error:
-        raise AssertionError(f"left over: {left()}") from error
