@@ -5,6 +5,7 @@ Celery acknowledges early and recovers nothing: the doorbell is a hint, the stor
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -32,6 +33,7 @@ def make_app(settings: Settings) -> Celery:
         )
     colony = load_colony(settings.app)
     app = celery_app(colony.name, settings)
+    patience = settings.connect_timeout.total_seconds()
     app.conf.update(
         broker_transport="workers.transport:Transport",
         worker_consumer="workers.consumer:Consumer",
@@ -44,7 +46,7 @@ def make_app(settings: Settings) -> Celery:
         worker_enable_remote_control=True,
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
-        beat_scheduler="redbeat.RedBeatScheduler",
+        beat_scheduler="workers.beat:Scheduler",
         beat_max_loop_interval=1,
         beat_schedule={
             TICK: {"task": TICK, "schedule": 1.0, "options": {"expires": 5, "ignore_result": True}}
@@ -52,6 +54,7 @@ def make_app(settings: Settings) -> Celery:
         redbeat_redis_url=settings.queue_url,
         redbeat_key_prefix=f"colony.{colony.name}.beat:",
         redbeat_lock_timeout=6,
+        redbeat_redis_options={"socket_timeout": patience, "socket_connect_timeout": patience},
         colony_id=colony.name,
         colony_tracer_threads=settings.tracer_threads,
         colony_drain_grace_seconds=settings.drain_grace.total_seconds(),
@@ -75,8 +78,16 @@ def _log_by(app: Celery, settings: Settings) -> None:
         logs.configure(settings.log_format, loglevel or "INFO", logfile=logfile)
         if sys.stdout is sys.__stdout__:
             app.log.redirect_stdouts("WARNING")
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).addFilter(_is_no_mere_tick)
 
     signals.setup_logging.connect(set_up, weak=False)
+
+
+def _is_no_mere_tick(record: logging.LogRecord) -> bool:
+    """Two lines a second that a tick came and went would bury all others."""
+    told = record.args
+    return record.levelno > logging.INFO or not isinstance(told, dict) or told.get("name") != TICK
 
 
 def _size_by_default(app: Celery, settings: Settings) -> None:

@@ -39,6 +39,7 @@ from colony.cli.processes import (
 from colony.errors import ColonyError
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
+from colony.store import Link
 
 READY_WITHIN = timedelta(seconds=60)
 """How long a node may take to import its definition and to take its lease."""
@@ -95,17 +96,28 @@ def beat(
     """Start a beat: it tells the nodes every second to look for timers that are due. Run two: one stands by.
 
     Which timers are due is decided by Redis' clock, so a beat that is late, or two of them, or one with a
-    wrong clock fire nothing early and nothing twice; while none beats, the nodes' janitors look.
+    wrong clock fire nothing early and nothing twice; while none beats, the nodes look by themselves. A beat
+    outlasts a Redis that goes away.
     """
     settings = settings_of(redis_url, broker_url)
     if find_spec("redbeat") is None:
         raise ColonyError("colony beat needs celery-redbeat: pip install 'colony[beat]'")
+    asyncio.run(_heard(settings))
     os.environ.update(environment(redis_url, broker_url) | {"COLONY_APP": definition})
     quiet = ["--quiet"] if settings.log_format == "json" else []  # no banner
     command = python_command(
         "celery", *quiet, "--app", "workers.app", "beat", "--loglevel", loglevel.value
     )
     os.execv(command[0], command)
+
+
+async def _heard(settings: Settings) -> None:
+    """Raises `StoreUnavailable`, which says what to do, where Redis does not answer."""
+    link = Link(settings.queue_url, patience=settings.connect_timeout)
+    try:
+        await link.call("PING")
+    finally:
+        await link.close()
 
 
 def drain(

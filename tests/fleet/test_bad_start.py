@@ -99,18 +99,22 @@ def end(node: Node) -> None:
         node.kill()
 
 
-NODE, CLI = ["workers"], ["colony.cli", "worker"]
+NODE, CLI, BEAT = ["workers"], ["colony.cli", "worker"], ["colony.cli", "beat"]
 BY_CLI = ("unknown attribute", "missing key", "unreachable Redis")
 
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [*((NODE, name) for name in BAD_STARTS), *((CLI, name) for name in BY_CLI)],
+    [
+        *((NODE, name) for name in BAD_STARTS),
+        *((CLI, name) for name in BY_CLI),
+        (BEAT, "unreachable Redis"),
+    ],
 )
 def test_a_bad_start_says_in_one_line_what_to_do(
     redis_url: str, command: list[str], name: str
 ) -> None:
-    """Starting a node with a mistake exits 1 within seconds: one line, the remedy, no traceback."""
+    """Starting a node or a beat with a mistake exits 1 within seconds: one line, the remedy, no traceback."""
     definition, words = BAD_STARTS[name]
     url = NOWHERE if name == "unreachable Redis" else redis_url
     began = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 DEFINITION = "tests.fleet.background_definitions:background"
 TICK = "Sending due task"
 LATE = timedelta(seconds=2)
+LEAD = timedelta(seconds=6)
+"""How long the lead of a beat lasts that says nothing (`redbeat_lock_timeout`)."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -159,15 +162,22 @@ async def test_what_was_missed_while_nobody_was_there(fleet: Fleet, runtime: Col
 
 
 async def test_beats_and_nodes_outlive_a_restart_of_redis() -> None:
-    """Redis is killed and comes back: the timer goes on, by the beat alone, and nothing fires twice."""
+    """Redis is away for longer than a beat may lead: both beats go on, alone, and nothing fires twice."""
     with EmbeddedRedis() as redis:
         async with Fleet(DEFINITION, redis_url=redis.url, sweep_interval="3600") as fleet:
             fleet.start_beat()
             await leading(fleet)
+            fleet.start_beat()
             trigger_id = await put(fleet.runtime, "restart", interval=1)
             before = len(await fires_of(fleet.runtime, trigger_id, 2))
             redis.kill()
+            killed = time.monotonic()
+            await wait_until(lambda: time.monotonic() > killed + LEAD.total_seconds() + 2, 20)
             redis.restart()
             fires = await fires_of(fleet.runtime, trigger_id, before + 2)
             dues = [fire.due for fire in fires]
             assert len(set(dues)) == len(dues)
+            for beat in fleet.beats:
+                assert beat.process.poll() is None, beat.tail()
+            assert "colony.tick[" not in fleet.nodes[0].tail(2000), "a line for each tick"
+            assert any("Redis answers again" in beat.tail() for beat in fleet.beats)
