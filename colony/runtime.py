@@ -223,9 +223,12 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         return new
 
     async def retry_quarantined(self, worker_id: str) -> str:
-        """`retry_worker`, and drop the old one from quarantine. Raises `NotQuarantined`."""
+        """`retry_worker`, and drop the old one from quarantine: once, however many ask at the same time.
+
+        Raises `NotQuarantined`.
+        """
         await self._must_be_quarantined(worker_id)
-        new = await self.retry_worker(worker_id)
+        new = await self.retry_worker(worker_id, idempotency_key=f"quarantine/{worker_id}")
         await self._store.drop(worker_id)
         return new
 
