@@ -165,6 +165,22 @@ async def test_ringers_without_the_handout_fire_once_too(store: Store) -> None:
     assert len(await store.newest(None, 10)) == 1
 
 
+async def test_a_time_that_was_fired_before_is_passed_over(store: Store) -> None:
+    """The clock is set back behind a fire: it is not fired again, and the timer goes on."""
+    await put(store, timer())
+    due = await store.now_ms() - 100
+    await store.set_timer("t", due=due, slot=due)
+    assert await ring(store) == 1
+    await store.set_timer("t", due=due, slot=due)
+    await ring(store)
+    found = await info(store, "t")
+    assert (found.fired, len(await store.newest(None, 10))) == (1, 1)
+    assert found.next_due is not None
+    assert int(found.next_due.timestamp() * 1000) == due + HOUR
+    newest, *_ = await store.fires("t", 10)
+    assert newest.outcome.startswith("skipped")
+
+
 async def test_nothing_fires_early_whatever_the_ringers_clock_says(store: Store) -> None:
     """A ringer that believes to be an hour ahead fires nothing."""
     await put(store, timer())

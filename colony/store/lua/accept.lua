@@ -24,7 +24,13 @@ end
 
 local first = redis.call('HGET', K.worker(ARGV[7] ~= '' and ARGV[7] or ids[1]), 'state')
 if not first and (batch or '') ~= '' and redis.call('EXISTS', K.batch(batch)) == 1 then return {'accepted', 'now'} end   -- partly forgotten
-if first and first ~= 'STAGED' then return {'accepted', first == 'PARKED' and 'later' or 'now'} end
+local fire = ARGV[17] ~= '' and cjson.decode(ARGV[17]) or nil
+if first and first ~= 'STAGED' then
+  if fire and fire.due and not why_not_now(fire) then   -- due again, after the clock was set back
+    note_fire(fire, 'skipped: this time was fired before', nil)
+  end
+  return {'accepted', first == 'PARKED' and 'later' or 'now'}
+end
 local key = ARGV[1]
 if key ~= '' then
   local expiry = redis.call('ZSCORE', K.idem, key)
@@ -43,7 +49,6 @@ local pending = redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.
 local max = tonumber(meta[3] or '100000')
 if pending + n > max then return {'full', pending, max} end
 
-local fire = ARGV[17] ~= '' and cjson.decode(ARGV[17]) or nil
 if fire then
   local reason = may_not_fire(fire)
   if reason then return {'not_fired', reason} end
