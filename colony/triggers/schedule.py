@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import islice, pairwise
 from typing import Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,6 +20,9 @@ from croniter import CroniterError, croniter
 
 MISSED_AT_MOST = 1_000_000
 """Slots counted one by one; a timer that missed more is said to have missed so many."""
+
+SLOTS_LOOKED_AT = 64
+"""Of a cron, to find the shortest time between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,22 @@ class Schedule:
         schedule = cls(cron, 0 if interval is None else _ms(interval), zone, _ms(jitter))
         if cron is not None:
             _check_cron(cron, schedule)
+        schedule._check_jitter()
         return schedule
+
+    def _check_jitter(self) -> None:
+        """Refused where a time could be due after the next one: it would count as missed."""
+        now = _ms(timedelta(seconds=datetime.now(UTC).timestamp()))
+        least = self.interval_ms
+        if self.cron is not None and self.jitter_ms:
+            least = min(
+                after - slot for slot, after in pairwise(islice(self._slots(now), SLOTS_LOOKED_AT))
+            )
+        if self.jitter_ms > least:
+            raise ValueError(
+                f"jitter is {self.jitter_ms / 1000:g} s: expected at most the {least / 1000:g} s from one "
+                "time to the next, or they would overtake each other"
+            )
 
     def after(self, slot: int) -> int:
         """The next slot."""

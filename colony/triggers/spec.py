@@ -53,7 +53,8 @@ class TimerConfig(_Config):
     """When a timer fires: `cron` (five fields, or six with seconds last) in a time zone, or every `interval`.
 
     `run_immediately`: also at once when it is first put. `jitter`: each fire is late by a part of it
-    that follows from the trigger and the time, so many timers of one minute are spread.
+    that follows from the trigger and the time, so many timers of one minute are spread; at most the
+    time from one fire to the next.
     `skip_when_active_within`: a fire is passed over while workers wait or run, or did so within this
     time. What was missed, because no node was there or the intake was closed: with `misfire` ``latest``
     the last of it is fired, with ``all`` the last `max_catch_up`, one worker each, with ``skip`` none

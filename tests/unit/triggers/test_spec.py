@@ -30,7 +30,7 @@ def webhook(**fields: Any) -> dict[str, Any]:
 def test_it_survives_json() -> None:
     """Kept as JSON and read back, it is the same, with the configuration of its type."""
     given = [
-        spec(trigger_config={"interval": 90, "jitter": 5, "skip_when_active_within": "300"}),
+        spec(trigger_config={"interval": 90, "jitter": 90, "skip_when_active_within": "300"}),
         webhook(scheme="github", methods=["post"]),
         spec(trigger_type="event", trigger_config={"types": ["subagent_report"]}),
         spec(trigger_type="manual", trigger_config={}),
@@ -52,6 +52,8 @@ def test_it_survives_json() -> None:
         (spec(trigger_config={}), "either cron or interval"),
         (spec(trigger_config={"cron": "0 9 * * *", "interval": 5}), "either cron or interval"),
         (spec(trigger_config={"cron": "0 0 30 2 *"}), "never fires"),
+        (spec(trigger_config={"interval": 60, "jitter": 61}), "at most the 60 s"),
+        (spec(trigger_config={"cron": "0,5 * * * *", "jitter": 301}), "at most the 300 s"),
         (spec(trigger_config={"interval": 0.1}), "interval"),
         (spec(trigger_config={"interval": 5, "timezone": "Moon"}), "unknown time zone"),
         (spec(trigger_config={"intervall": 5}), "intervall"),
