@@ -42,7 +42,7 @@ def _seconds(value: object) -> object:
     return value
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
     """Environment variables are text: "a,b" means two."""
     return (
         [part.strip() for part in value.split(",") if part.strip()]
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         gt=timedelta(0),
         description="How long a receiver of a webhook may take to answer, in all.",
     )
-    delivery_retries: Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)] = Field(
+    delivery_retries: Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(listed)] = Field(
         tuple(map(_after, (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400))),
         description="How long after each failed attempt a webhook is sent again, plus up to a tenth, in "
         "seconds with commas between; after the last it is given up (colony deliveries list --dead).",
@@ -206,7 +206,7 @@ class Settings(BaseSettings):
         ge=1,
         description="How many of them to one origin (https://host:port), by all nodes together.",
     )
-    delivery_allow_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+    delivery_allow_private: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
         (),
         description="Host names, addresses and networks that webhooks may be sent to although they are not "
         "public, with commas between: 127.0.0.1/32,hooks.internal. They may be called by http.",

@@ -25,6 +25,14 @@ def gateway(
             min=0, max=65535, help="Default: 8080 (COLONY_GATEWAY_PORT); 0: any free one."
         ),
     ] = None,
+    definition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:ATTRIBUTE",
+            help="A colony whose pipeline has stages that are code, which run here "
+            "(COLONY_GATEWAY_DEFINITIONS). As often as there are such colonies.",
+        ),
+    ] = None,
     no_auth: Annotated[
         bool,
         typer.Option(
@@ -49,7 +57,7 @@ def gateway(
 
     serve.serve(
         settings_of(redis_url, broker_url),
-        serve.settings_from(host=host, port=port),
+        serve.settings_from(host=host, port=port, definitions=definition),
         guarded=not no_auth,
         log_level=loglevel.value,
     )

@@ -220,7 +220,7 @@ def _start_callers(
     beat = ["--app", "workers.app", "beat", "--loglevel", _quieter(loglevel), "--pidfile", ""]
     _start(stack, running, settings, "beat", {"COLONY_APP": definition}, "celery", *beat)
     gateway = ["gateway", "--host", LOOPBACK, "--port", str(beside.gateway_port)]
-    gateway += ["--loglevel", _quieter(loglevel)]
+    gateway += ["--definition", definition, "--loglevel", _quieter(loglevel)]
     _start(stack, running, settings, "gateway", {}, "colony.cli", *gateway)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from colony.definition import load_colony
 from colony.errors import StoreUnavailable
 from colony.gateway import describe, problems
 from colony.gateway.auth import Doorkeeper
@@ -23,6 +24,7 @@ from colony.gateway.limits import Limits
 from colony.gateway.measures import Measured, Metrics
 from colony.gateway.routes import PREFIX, ROUTERS
 from colony.gateway.settings import GatewaySettings
+from colony.pipeline.registry import code_of
 from colony.pipeline.stage import Stage
 from colony.settings import Settings
 
@@ -42,13 +44,16 @@ def create_app(
     """The gateway as an ASGI app; settings come from the environment where none are given.
 
     `guarded=False` lets everybody on this machine do everything without a token, and nobody else.
-    `pipelines` are, by colony, the stages of its pipeline that are code (`colony.pipeline`).
+    `pipelines` are, by colony, the stages of its pipeline that are code (`colony.pipeline`), beside those
+    of the definitions that the settings name. Raises `DefinitionError` where one of these is none.
     """
     settings, gateway = settings or Settings(), gateway or GatewaySettings()
+    defined = [load_colony(path) for path in gateway.definitions]
+    stages = {**{each.name: code_of(each.pipeline) for each in defined}, **(pipelines or {})}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        colonies = Colonies(settings, gateway, pipelines or {})
+        colonies = Colonies(settings, gateway, stages)
         app.state.colonies, app.state.gateway = colonies, gateway
         app.state.doorkeeper = Doorkeeper(colonies, gateway, guarded)
         app.state.ending = asyncio.Event()

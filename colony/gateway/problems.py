@@ -88,8 +88,6 @@ TABLE: Mapping[type[ColonyError], Kind] = {
     errors.UnknownToken: Kind("unknown-token", NOT_FOUND),
     errors.NotEnded: Kind("not-ended", HTTPStatus.CONFLICT),
     errors.TreeLimit: Kind("tree-limit", HTTPStatus.UNPROCESSABLE_ENTITY),
-    errors.TriggerPaused: Kind("trigger-paused", HTTPStatus.CONFLICT),
-    errors.TriggerBusy: Kind("trigger-busy", UNAVAILABLE, 5),
     errors.IntakePaused: Kind("intake-paused", UNAVAILABLE, 10),
     errors.FleetFull: Kind("fleet-full", UNAVAILABLE, 5),
     errors.NoNodes: Kind("no-nodes", UNAVAILABLE, 10),
@@ -97,7 +95,7 @@ TABLE: Mapping[type[ColonyError], Kind] = {
     errors.TriggerBusy: Kind("trigger-busy", HTTPStatus.TOO_MANY_REQUESTS, 5),
     errors.SpawnRefused: Kind("spawn-refused", UNAVAILABLE, 1),
     errors.StoreUnavailable: Kind("store-unavailable", UNAVAILABLE, 2),
-    errors.PipelineIncomplete: Kind("pipeline-incomplete", UNAVAILABLE),
+    errors.PipelineIncomplete: Kind("pipeline-incomplete", UNAVAILABLE, 30),
     errors.ColonyError: Kind("internal-error", HTTPStatus.INTERNAL_SERVER_ERROR),
 }
 """Every error of the runtime. A subclass that is not named here counts as the nearest that is."""

@@ -15,7 +15,7 @@ from colony.settings import Settings
 from colony.urls import is_loopback
 
 
-def settings_from(**given: str | int | None) -> GatewaySettings:
+def settings_from(**given: str | int | list[str] | None) -> GatewaySettings:
     """The settings, those given before the environment. Raises `ConfigurationError` that names the
     variable and what is wrong with its value."""
     try:

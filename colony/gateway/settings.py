@@ -6,12 +6,13 @@ Where Redis is, and how long it is tried, is `colony.settings.Settings`, as for 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from colony.listing import MAX_PAGE
-from colony.settings import Duration
+from colony.settings import Duration, listed
 
 
 class GatewaySettings(BaseSettings):
@@ -76,6 +77,11 @@ class GatewaySettings(BaseSettings):
         100,
         ge=1,
         description="Colonies that one gateway holds open; idle ones make room for others.",
+    )
+    definitions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
+        (),
+        description="Definitions (module:attribute, with commas between them) of colonies whose pipeline has "
+        "stages that are code: they run in the gateway.",
     )
     metrics_token: SecretStr | None = Field(
         None,

@@ -96,6 +96,11 @@ def load(face: str, given: Mapping[str, Stage], colony_id: str) -> list[Stage]:
     return in_order([*named, *(one for one in given.values() if one.name not in names)])
 
 
+def code_of(stages: Iterable[Stage]) -> list[Stage]:
+    """Those that are code: the others are in the colony's face, as its nodes have them now."""
+    return [one for one in stages if _entry(one).type == CODE]
+
+
 def _entry(one: Stage) -> StageEntry:
     for name, made_by in _types.items():
         if type(one) is made_by and isinstance(one, BaseModel):
@@ -111,8 +116,9 @@ def _from_face(entry: StageEntry, given: Mapping[str, Stage], colony_id: str) ->
     if entry.type == CODE:
         raise PipelineIncomplete(
             f"colony {colony_id!r} checks what comes in with a stage {name!r} that is code, and this process "
-            f"does not have it. Give it to the runtime: ColonyRuntime({colony_id!r}, pipeline=[…]); or spawn "
-            "with the task colony.spawn, which runs on its nodes"
+            f"does not have it. Give it to the runtime: ColonyRuntime({colony_id!r}, pipeline=[…]), to a "
+            "gateway by the definition: colony gateway --definition module:attribute; or spawn with the task "
+            "colony.spawn, which runs on its nodes"
         )
     if entry.type not in _types:
         raise PipelineIncomplete(

@@ -69,6 +69,37 @@ async def test_a_stage_refuses_by_name_and_a_rate_says_when(strict: Api) -> None
     problem(await strict.ask("POST", "/workers", json={}), 422)
 
 
+async def test_stages_that_are_code_come_with_their_definition(tmp_path: Path) -> None:
+    """A gateway that lacks one accepts nothing and says how to give it; with the definition it is asked."""
+    named = "tests.fleet.pipeline_definitions:guarded"
+    async with Fleet(named) as fleet, httpx2.AsyncClient(timeout=30) as client:
+        for arguments in ([], ["--definition", named]):
+            gateway = Gateway(fleet.redis_url, tmp_path / "log", *arguments)
+            try:
+                gateway.wait_ready()
+                api = Api(gateway, fleet.runtime, client)
+                if not arguments:
+                    lacks = await api.json("POST", "/workers", 503, json={"task": "fetch"})
+                    assert "--definition" in lacks["detail"]
+                    continue
+                refused = await api.json("POST", "/workers", 422, json={"task": "rm"})
+                assert refused["stage"] == "house"
+                data = {"customer": "over http"}
+                await api.json("POST", "/workers", 202, json={"task": "fetch", "data": data})
+            finally:
+                gateway.kill()
+
+
+def test_a_definition_that_is_none_is_said_in_a_line(tmp_path: Path) -> None:
+    """Before anything is served."""
+    gateway = Gateway(
+        "redis://127.0.0.1:1/0", tmp_path / "log", gateway_definitions="nowhere:colony"
+    )
+    assert gateway.process.wait(20) == 1
+    assert "importing 'nowhere' failed" in " ".join(gateway.tail().split())
+    assert "Traceback" not in gateway.tail()
+
+
 async def test_a_callback_is_checked_before_anything_is_accepted(strict: Api) -> None:
     """A batch may name a URL to be called; one that is none, or a secret that is none, is refused."""
     body = {"tasks": [{"task": "fetch", "data": {"city": "Oslo"}}]}
