@@ -6,7 +6,7 @@
 
 =============  ================================================================================
 open           bytes go through
-delay(ms)      each way takes at least so long
+delay(ms)      each way takes so long, however much is under way
 black_hole     connections stay and new ones are accepted, no byte comes out at either end. What
                was sent meanwhile arrives when it heals, as TCP would send it again
 mute           requests arrive, answers do not (until it heals): done, but nobody heard of it
@@ -20,7 +20,8 @@ forget         present connections stay and never carry a byte again, as behind 
 `lead_to` names another server for the connections to come.
 
 It has a thread and an event loop of its own; every verb may be called from any thread, also from
-a test that is a coroutine, and has taken effect when it returns.
+a test that is a coroutine, and has taken effect when it returns. As a process (`at_a_distance`) it
+takes nothing from who measures.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
+from subprocess import PIPE
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 CHUNK = 65536
+CHUNKS_UNDER_WAY = 64
 VERB_SECONDS = 10.0
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
@@ -190,7 +195,7 @@ class Proxy:
             self._reserved = self._bound()  # bound and not listening: refuses, and keeps the port
 
     def _bound(self) -> socket.socket:
-        bound = socket.socket()
+        bound = socket.socket(proto=socket.IPPROTO_TCP)  # or asyncio leaves Nagle's algorithm on
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", self._port))
         return bound
@@ -252,13 +257,32 @@ class Proxy:
         writer: asyncio.StreamWriter,
         held: Callable[[], bool],
     ) -> None:
-        while data := await reader.read(CHUNK):
-            if self._delay:
-                await asyncio.sleep(self._delay)
-            await self._through(held)
-            writer.write(data)
-            await writer.drain()
-        await self._through(held)  # the end of a connection does not pass a black hole either
+        """In order, each chunk so long after it came. The end of a connection does not pass a black hole
+        either."""
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_UNDER_WAY)
+
+        async def take_in() -> None:
+            data = b"not yet the end"
+            while data:
+                try:
+                    data = await reader.read(CHUNK)
+                except OSError:  # a reset is an end, too
+                    data = b""
+                await under_way.put((self._loop.time() + self._delay, data))
+
+        taking = asyncio.create_task(take_in())
+        try:
+            while True:
+                due, data = await under_way.get()
+                if (left := due - self._loop.time()) > 0:
+                    await asyncio.sleep(left)
+                await self._through(held)
+                if not data:
+                    return
+                writer.write(data)
+                await writer.drain()
+        finally:
+            taking.cancel()
 
     async def _through(self, held: Callable[[], bool]) -> None:
         while held():
@@ -272,3 +296,27 @@ def _reset(writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):  # it was closed in this very moment
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
     writer.transport.abort()
+
+
+@contextmanager
+def at_a_distance(url: str, milliseconds: float) -> Iterator[str]:
+    """The URL of a server, so far away each way, by a proxy in a process of its own."""
+    command = [sys.executable, "-m", "tests.proxy", url, str(milliseconds)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def main(arguments: list[str]) -> None:
+    """``python -m tests.proxy URL MILLISECONDS``: print the URL, and stand there until stdin ends."""
+    url, milliseconds = arguments
+    with Proxy(url) as proxy:
+        proxy.delay(float(milliseconds))
+        print(proxy.url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

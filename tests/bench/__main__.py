@@ -15,6 +15,9 @@
     (m) what heart and janitor cost with 10,000 parked and 10,000 waiting workers
     (n) 1,000 signed webhooks in a burst: how long each took to be answered
     (o) 10,000 timers spread over ten minutes, and 2,000 in one second: how late, and what it costs
+    (p) (a) with 2 ms between Redis and everybody else each way, ÷ (a) on loopback
+    (q) a worker settles → who follows the gateway's stream of events has heard it
+    (r) a page of 100 of 10,000 workers, by the runtime and by the gateway
 
 Production defaults: append-only file on, events on with one live reader, janitor on. Seconds do not
 travel between machines, ratios do; the others run in the same minutes on the same machine. A peer
@@ -38,7 +41,7 @@ from rich.console import Console
 from rich.table import Table
 
 from colony.redis_server import newest_server
-from tests.bench import batches, fleet, front_door, survival
+from tests.bench import batches, fleet, front_door, looking, survival
 from tests.bench.fleet import IDEAL_SECONDS, Row
 
 PEERS = {"docket": "docket_agents", "dbos": "dbos_agents", "celery": "bare_celery"}
@@ -53,6 +56,7 @@ PARTS = (
     *("fan-in", "batch", "parents", "stop"),
     *("rescue", "drain", "rolling", "idle"),
     *("webhooks", "timers"),
+    *("distance", "stream", "listing"),
     "peers",
 )
 
@@ -126,6 +130,9 @@ def main(argv: list[str]) -> None:
         "idle": [lambda: asyncio.run(survival.idle_cost(10 * agents))],
         "webhooks": [lambda: asyncio.run(front_door.webhooks(agents))],
         "timers": [lambda: asyncio.run(front_door.timers(10 * agents, 2 * agents))],
+        "distance": [lambda: asyncio.run(fleet.distance(agents, options.rounds))],
+        "stream": [lambda: asyncio.run(looking.stream(agents // 2))],
+        "listing": [lambda: asyncio.run(looking.listing(10 * agents))],
         "peers": [lambda: list(peers(agents))],
     }
     console = Console()

@@ -17,8 +17,11 @@ from colony.models import WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.testing import Fleet, wait_until
 from tests.bench.processes import cpu_seconds, resident_bytes
+from tests.proxy import at_a_distance
 
+BENCH = "tests.bench.definition:colony"
 IDEAL_SECONDS = 3.0
+DISTANCE_MS = 2
 STEPS = 5
 """Checkpoints of a three-call agent: three answers, two tool results."""
 
@@ -38,9 +41,8 @@ async def open_fleet(
 ) -> AsyncIterator[tuple[Fleet, EmbeddedRedis]]:
     """A fleet with production defaults, or these settings, on an embedded Redis with its append-only file."""
     with EmbeddedRedis() as redis:
-        definition = "tests.bench.definition:colony"
         fleet = Fleet(
-            definition,
+            BENCH,
             nodes=nodes,
             concurrency=concurrency,
             redis_url=redis.url,
@@ -83,6 +85,28 @@ async def three_calls(nodes: int, agents: int, rounds: int) -> list[Row]:
             f"{1000 * node_cpu:.2f} ms per agent, {1000 * node_cpu / STEPS:.2f} per step",
             f"Redis: {1000 * redis_cpu:.2f} ms per agent",
         ),
+    ]
+
+
+async def distance(agents: int, rounds: int) -> list[Row]:
+    """(p) the same with Redis `DISTANCE_MS` away each way, of node and producer, beside it on loopback: in
+    turns, so that both meet the same machine."""
+    walls: dict[str, list[float]] = {"near": [], "far": []}
+    with EmbeddedRedis() as redis, at_a_distance(redis.url, DISTANCE_MS) as far_url:
+        for _ in range(rounds):
+            for name, url in (("near", redis.url), ("far", far_url)):
+                fleet = Fleet(BENCH, concurrency=1000, redis_url=url)
+                async with fleet, _live_reader(fleet.runtime):
+                    await _round(fleet.runtime, agents=50)
+                    walls[name].append(await _round(fleet.runtime, agents))
+    near, far = statistics.median(walls["near"]), statistics.median(walls["far"])
+    each = ", ".join(f"{near:.2f} and {far:.2f}" for near, far in zip(*walls.values(), strict=True))
+    return [
+        Row(
+            f"(p) Redis {DISTANCE_MS} ms away each way",
+            f"{far / near:.2f} × loopback",
+            f"{near:.2f} s and {far:.2f} s; rounds: {each}",
+        )
     ]
 
 

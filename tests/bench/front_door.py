@@ -36,7 +36,7 @@ WATCHED_SECONDS = 60.0
 async def webhooks(count: int) -> list[Row]:
     """(n) signed webhooks in a burst, each a worker: how long each took to be answered."""
     async with open_fleet(nodes=1) as (fleet, redis):
-        with _gateway(redis.url) as gateway:
+        with open_gateway(redis.url) as gateway:
             await fleet.runtime.put_trigger(_hook())
             url = f"{gateway.url}/v1/colonies/{fleet.runtime.colony_id}/hooks/bench"
             took, seconds = await _burst(url, count)
@@ -61,10 +61,11 @@ def _hook() -> TriggerSpec:
 
 
 @contextmanager
-def _gateway(redis_url: str) -> Iterator[Gateway]:
+def open_gateway(redis_url: str, **settings: str) -> Iterator[Gateway]:
+    """A gateway beside a fleet, which knows the webhooks' secret."""
     os.environ["BENCH_SECRET"] = SECRET
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(redis_url, Path(folder) / "log")
+        gateway = Gateway(redis_url, Path(folder) / "log", **settings)
         try:
             gateway.wait_ready()
             yield gateway
