@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from colony.doorbell import INTAKE
 from workers.showing import SHOWING
-from workers.transport import Transport
+from workers.transport import Room, Transport
 
 FLUSH_SECONDS = 0.1
 RECONNECT_SECONDS = 1.0
@@ -28,6 +29,12 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         SHOWING.through(self)
+        Room.slots = self._free_slots
+
+    def _free_slots(self) -> int:
+        """As Celery counts them for `worker_disable_prefetch`."""
+        most = getattr(self.controller, "max_concurrency", None) or self.pool.num_processes
+        return int(most) - len(state.reserved_requests)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Try again every second: Celery's tries are up to 30 s apart, long after the broker is back."""

@@ -128,6 +128,40 @@ async def test_a_bad_message_is_set_aside_with_its_reason(
     assert len(rejected.message) <= 2000
 
 
+async def test_bad_messages_among_those_that_are_popped_together(
+    running: Fleet, runtime: ColonyRuntime
+) -> None:
+    """While doorbells come, several are popped at a time: what nobody can read takes none with it."""
+    [node] = running.nodes
+    before = len(await runtime.list_rejected(1000))
+    with Redis.from_url(running.redis_url) as redis:
+        node.freeze()
+        try:
+            ids = await runtime.spawn("fetch", count=2 * len(BAD_MESSAGES))
+            good = redis.lrange(QUEUE, 0, -1)
+            redis.delete(QUEUE)
+            for doorbell, (raw, _) in zip(good[::2], BAD_MESSAGES.values(), strict=False):
+                redis.lpush(QUEUE, doorbell, raw)
+            redis.lpush(QUEUE, *good[1::2])
+            redis.config_resetstat()
+        finally:
+            node.thaw()
+        reports = await runtime.wait_for_worker_reports(ids, timeout=15)
+        assert statuses(reports) == {ReportStatus.SUCCESS: len(ids)}
+        await assert_at_rest(running.redis_url, "basic")
+        popped = redis.info("commandstats")
+
+    async def all_set_aside() -> bool:
+        return len(await runtime.list_rejected(1000)) - before == len(BAD_MESSAGES)
+
+    await wait_until(all_set_aside, 5, what="all bad messages are set aside")
+    assert sum(r.rings > 0 for r in await records(runtime, ids)) <= 1, (
+        "what a frozen node had asked for"
+    )
+    assert popped["cmdstat_rpop"]["calls"] < len(ids), "they came one by one"
+    await assert_told_once(runtime, ids)
+
+
 async def test_a_doorbell_that_is_rung_ten_times_starts_one_run(
     running: Fleet, runtime: ColonyRuntime
 ) -> None:
