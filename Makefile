@@ -1,7 +1,7 @@
 # Needs make, a C library and Python 3.11 or newer (or uv). Everything is made in .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos replay bench soak aimock celerynode promtool redistls audit lock clean
+.PHONY: help setup demo test check chaos replay bench upgrade soak aimock celerynode promtool redistls audit lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,6 +47,10 @@ check: setup ## check format, lint and types
 bench: setup ## measure; compare with the peers that can be installed
 	-$(INSTALL) --constraint requirements.lock --editable '.[bench]'
 	$(BIN)/python -m tests.bench $(ARGS)
+
+upgrade: setup ## replace every process of a fleet under load, and draw what was seen (ARGS="--seconds 30")
+	$(INSTALL) --constraint requirements.lock --editable '.[bench]'
+	$(BIN)/python -m tests.upgrade $(ARGS)
 
 soak: setup ## a fleet at 70 % load for 30 minutes: nothing may grow
 	$(BIN)/python -m tests.bench.soak $(ARGS)
