@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from colony.doorbell import INTAKE
 from workers.showing import SHOWING
 from workers.transport import Room, Transport
+
+log = logging.getLogger("colony.consumer")
 
 FLUSH_SECONDS = 0.1
 RECONNECT_SECONDS = 1.0
@@ -75,8 +78,16 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         return on_task_received
 
     def _pass_on(self, message: Any) -> None:
-        """What was meant for the intake, and sent to the queue of the doorbells."""
-        message.channel._put(self.app.conf.colony_intake_queue, message._raw)
+        """What was meant for the intake, and sent to the queue of the doorbells; or comes from the intake
+        itself, where somebody had this consumer read it (`-Q`): it leaves that to the taker."""
+        intake = self.app.conf.colony_intake_queue
+        if self.task_consumer.consuming_from(intake):
+            log.error(
+                "queue %s is read by the node's intake, not by its Celery consumer: left out",
+                intake,
+            )
+            self.cancel_task_queue(intake)
+        message.channel._put(intake, message._raw)
         message.ack()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:

@@ -21,7 +21,7 @@ from celery.exceptions import TaskRevokedError
 from redis import Redis
 
 from colony import Report, ReportStatus, WorkerState
-from colony.doorbell import SPAWN, SPAWN_BATCH, TRIGGER
+from colony.doorbell import SPAWN, SPAWN_BATCH, TRIGGER, celery_app
 from colony.errors import InvalidTask, UnknownTrigger
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import assert_told_once, records, statuses
@@ -294,6 +294,20 @@ async def test_a_message_in_the_queue_of_doorbells_is_passed_on(
     sent = await answer(client.send_task, SPAWN, args=["fetch"], queue="colony.basic")
     result = await answer(sent.get, timeout=10)
     await reports_of(running, result["worker_ids"])
+
+
+async def test_a_consumer_that_was_told_to_read_the_intake_leaves_it(
+    running: Fleet, client: Celery
+) -> None:
+    """As with `-Q`: what it takes there it gives back, and takes no more."""
+    with celery_app("basic", running.runtime.settings) as app:
+        await answer(app.control.add_consumer, INTAKE)
+        results = await asyncio.gather(*(asked(client, SPAWN, "fetch") for _ in range(20)))
+        ids = [worker for result in results for worker in result["worker_ids"]]
+        assert len(set(ids)) == 20
+        await reports_of(running, ids)
+        [queues] = (await answer(app.control.inspect(timeout=2).active_queues)).values()
+    assert [queue["name"] for queue in queues] == ["colony.basic"]
 
 
 async def test_work_is_accepted_while_every_slot_is_taken(running: Fleet, client: Celery) -> None:
