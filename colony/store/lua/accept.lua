@@ -24,7 +24,7 @@ end
 
 local first = redis.call('HGET', K.worker(ARGV[7] ~= '' and ARGV[7] or ids[1]), 'state')
 if not first and (batch or '') ~= '' and redis.call('EXISTS', K.batch(batch)) == 1 then return {'accepted', 'now'} end   -- partly forgotten
-local fire = ARGV[17] ~= '' and cjson.decode(ARGV[17]) or nil
+local fire = (ARGV[17] or '') ~= '' and cjson.decode(ARGV[17]) or nil
 if first and first ~= 'STAGED' then
   if fire and fire.due and not why_not_now(fire) then   -- due again, after the clock was set back
     note_fire(fire, 'skipped: this time was fired before', nil)
