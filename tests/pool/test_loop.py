@@ -62,7 +62,7 @@ def test_stopping_it_cuts_what_runs() -> None:
 
     asyncio.run_coroutine_threadsafe(wait(), agent_loop())
     before = run(whereabouts())[0]
-    stop_agent_loop()
+    stop_agent_loop(grace=10)
     assert reasons == [Cut.SHUTDOWN]
     assert before.is_closed()
     assert agent_loop() is not before

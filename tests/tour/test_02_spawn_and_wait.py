@@ -118,11 +118,11 @@ async def test_everybody_who_waits_gets_the_same_report(runtime: ColonyRuntime) 
 async def test_a_waiter_that_comes_back_gets_the_report_too(tour: Fleet) -> None:
     """Scenario 15: the producer is gone; a new runtime and a new process get the stored report."""
     async with ColonyRuntime("tour", redis_url=tour.redis_url) as gone:
-        [worker] = await gone.spawn("echo")
+        [worker] = await gone.spawn("nap")
         assert await gone.wait_for_worker(worker, timeout=0) is None
     async with ColonyRuntime("tour", redis_url=tour.redis_url) as new:
         expected = await report_of(new, worker)
-    assert expected.data == {"last": 2}
+    assert expected.ok
     shown = await asyncio.to_thread(_colony, tour, "wait", worker, "--json")
     assert [Report.model_validate(report) for report in shown["reports"]] == [expected]
 
