@@ -37,6 +37,14 @@ SCRIPTS["family"] = [
 ]
 
 
+LOST: dict[str, type[OSError]] = {
+    "look up": FileNotFoundError,
+    "wait": TimeoutError,
+    "call": ConnectionRefusedError,
+}
+"""What a stage that asks elsewhere may raise, which is no trouble of Redis."""
+
+
 @dataclass(frozen=True, slots=True)
 class House:
     """The rules of the house, as code."""
@@ -50,6 +58,8 @@ class House:
             return Reject(f"{incoming.caller} may not delete")
         if incoming.task.startswith("slip"):
             raise RuntimeError("the house fell over")
+        if incoming.task in LOST:
+            raise LOST[incoming.task]("the house has no way out")
         if incoming.data.get("polite"):
             data = {**incoming.data, "added": self.name}
             return Transform(task=f"{incoming.task} please", data=data, agent="clerk")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from colony.errors import PipelineIncomplete, PipelineRejected
 from colony.settings import Settings
 from colony.testing import Fleet
 from tests.fleet.helpers import records
-from tests.fleet.pipeline_definitions import house
+from tests.fleet.pipeline_definitions import LOST, house
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
@@ -145,6 +146,23 @@ async def test_a_foreign_message_goes_through_the_pipeline_on_a_node(
     after = await totals(runtime)
     assert after["pipeline_rejected"] == before["pipeline_rejected"] + 1
     assert after["accepted"] == before["accepted"]
+
+
+@pytest.mark.parametrize("task", LOST)
+async def test_a_stage_that_fails_holds_up_nobody_behind_it(
+    running: Fleet, runtime: ColonyRuntime, task: str
+) -> None:
+    """A file that is missing, a service that does not answer: that message is refused, the next accepted."""
+    with celery_app("guarded", Settings(redis_url=running.redis_url)) as app:
+        before = await totals(runtime)
+        data = {"data": {"customer": f"behind {task}"}}
+        send = partial(app.send_task, "colony.spawn", queue="colony.guarded.intake", kwargs=data)
+        bad, good = send(args=[task]), send(args=["fetch"])
+        with pytest.raises(PipelineRejected, match=f"house failed: {LOST[task].__name__}"):
+            await asyncio.to_thread(bad.get, timeout=10)
+        assert (await asyncio.to_thread(good.get, timeout=10))["worker_ids"]
+    after = await totals(runtime)
+    assert after == {name: count + 1 for name, count in before.items()}
 
 
 async def test_what_agents_spawn_was_let_in_with_them(runtime: ColonyRuntime) -> None:

@@ -260,6 +260,10 @@ def passes(error: BaseException | None) -> bool:
     passing = (StoreUnavailable, IntakePaused, FleetFull, OperationalError, *CONNECTION_LOST)
     if isinstance(error, passing) or type(error) is SpawnRefused:  # a stage that was lost
         return True
+    if isinstance(
+        error, ColonyError
+    ):  # final, whatever it came from: a stage may raise a TimeoutError
+        return False
     if isinstance(error, RedisError) and trouble_of(error, "") is not None:
         return True
     return passes(error.__cause__ or error.__context__)
