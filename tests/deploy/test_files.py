@@ -282,6 +282,30 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_what_is_enabled_starts_with_the_machine(tmp_path: Path) -> None:
+    """By the README's commands, also when one of the units is disabled again."""
+    program = shutil.which("systemctl")
+    if program is None:
+        pytest.skip("systemctl is not installed (apt-get install systemd)")
+    shutil.copytree(UNITS, folder := tmp_path / "etc" / "systemd" / "system")
+    at_boot = folder / "multi-user.target.wants"
+    commands = re.findall(
+        r"^systemctl enable --now ([^#\n]+)", (DEPLOY / "README.md").read_text(), re.MULTILINE
+    )
+    units = " ".join(commands).split()
+    assert {name.partition("@")[0].partition(".")[0] for name in units} == {
+        path.stem.rstrip("@") for path in UNITS.glob("colony*.*") if path.suffix != ".example"
+    }
+    assert run(program, f"--root={tmp_path}", "enable", *units).returncode == 0
+
+    def started() -> set[str]:
+        return {path.name.removesuffix(".service") for path in at_boot.iterdir()}
+
+    assert started() == set(units)
+    assert run(program, f"--root={tmp_path}", "disable", units[1]).returncode == 0
+    assert started() == set(units) - {units[1]}
+
+
 @pytest.mark.parametrize("path", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)
 def test_units_are_closed(path: Path) -> None:
     """What each gives up, and that it is started again for ever."""
