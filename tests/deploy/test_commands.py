@@ -269,9 +269,8 @@ def start_unit(redis: Secured, folder: Path, name: str, notify: Path, **ours: st
     variables = dict(line.split("=", 1) for line in lines)
     for line in declared.get("Environment", []):
         named, _, value = line.partition("=")
-        variables[named] = value.replace("%d", str(credentials)).replace(
-            "%S/colony-flower", str(folder)
-        )
+        value = value.replace("%d", str(credentials)).replace("%S/colony-flower", str(folder))
+        variables[named] = value.replace("%i", "1")
     variables |= {"CREDENTIALS_DIRECTORY": str(credentials), **ours}
     if declared["Type"] == ["notify"]:
         watchdog = int(1e6 * seconds(declared["WatchdogSec"][0]))
@@ -378,10 +377,12 @@ async def test_the_image_runs_a_node_by_default() -> None:
 
 
 async def test_the_units_of_systemd(redis: Secured, tmp_path: Path, started: list[Running]) -> None:
-    """The node says READY=1 and gives signs of life; the others come up; each ends by its signal, in time."""
+    """The node says READY=1, gives signs of life and answers probes; the others come up; each ends by its
+    signal, in time."""
     systemd = Systemd(tmp_path / "notify")
-    gateway, flower = str(free_port()), str(free_port())
+    health, gateway, flower = (str(free_port()) for _ in range(3))
     ports = {"COLONY_GATEWAY_PORT": gateway, "COLONY_FLOWER_PORT": flower}
+    ports |= {"COLONY_HEALTH_HOST": "127.0.0.1", "COLONY_HEALTH_PORT": health}
     names = ("colony-worker@", "colony-beat@", "colony-gateway", "colony-flower")
     units = [f"{name}.service" for name in names]
     started += [start_unit(redis, tmp_path, name, systemd.address, **ports) for name in units]
@@ -393,8 +394,11 @@ async def test_the_units_of_systemd(redis: Secured, tmp_path: Path, started: lis
 
     await wait_until(ready, START_SECONDS, what="READY=1")
     await wait_until(lambda: "WATCHDOG=1" in systemd.said(), what="WATCHDOG=1")
-    for one, port, path in zip(
-        started[2:], (gateway, flower), ("readyz", "healthcheck"), strict=True
+    for one, port, path in (
+        (node, health, "readyz"),
+        (node, health, "metrics"),
+        (started[2], gateway, "readyz"),
+        (started[3], flower, "healthcheck"),
     ):
         one.health = [sys.executable, "-S", "-c"]
         one.health += [f"import urllib.request as r; r.urlopen('http://127.0.0.1:{port}/{path}')"]

@@ -306,6 +306,21 @@ def test_what_is_enabled_starts_with_the_machine(tmp_path: Path) -> None:
     assert started() == set(units) - {units[1]}
 
 
+def test_each_node_of_a_host_has_a_health_port_of_its_own() -> None:
+    """Which what all of them share does not take away; others reach it; none is the gateway's."""
+    [template] = [
+        line.removeprefix("COLONY_HEALTH_PORT=")
+        for line in unit("colony-worker@.service")["Environment"]
+        if line.startswith("COLONY_HEALTH_PORT=")
+    ]
+    ports = [int(template.replace("%i", str(number))) for number in range(1, 10)]
+    assert ports == list(range(8001, 8010))
+    assert GatewaySettings().port not in ports
+    example = (UNITS / "colony.env.example").read_text()
+    assert "COLONY_HEALTH_PORT=" not in example
+    assert "\nCOLONY_HEALTH_HOST=" in example
+
+
 @pytest.mark.parametrize("path", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)
 def test_units_are_closed(path: Path) -> None:
     """What each gives up, and that it is started again for ever."""
