@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from ruamel.yaml import YAML
 
 from colony.flower.settings import FlowerSettings
 from colony.gateway.settings import GatewaySettings
 from colony.metrics.figures import GAUGES
 from colony.settings import SECRETS_DIRECTORIES, Settings
+from tests.deploy.crds import SCHEMAS
 from tests.deploy.kit import (
     DEPLOY,
     ROOT,
@@ -184,7 +187,59 @@ def test_manifests_keep_to_the_schema_of_kubernetes(path: Path) -> None:
     passes("kubernetes-validate", "--strict", "--quiet", "-k", OLDEST_KUBERNETES, str(path))
 
 
-@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes/keda"])
+OPERATORS = [
+    path
+    for folder in ("keda", "monitoring")
+    for path in sorted((DEPLOY / "kubernetes" / folder).glob("*.yaml"))
+    if path.stem != "kustomization"
+]
+
+
+@pytest.mark.parametrize("path", OPERATORS, ids=lambda path: path.name)
+def test_kinds_of_operators_have_the_fields_that_are(path: Path) -> None:
+    """Strictly, too. A field that is misspelt is an error: so this says something."""
+    assert documents(path)
+    for manifest in documents(path):
+        schema = SCHEMAS[manifest["kind"]]
+        jsonschema.validate(manifest, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**manifest, "spec": {**manifest["spec"], "misspelt": 1}}, schema)
+
+
+def test_whatever_is_scraped_by_annotations_has_its_monitor() -> None:
+    """The same pods, by the name of the port that the annotation gives by number."""
+    monitors = documents(DEPLOY / "kubernetes" / "monitoring" / "podmonitors.yaml")
+    selected = {}
+    for monitor in monitors:
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        selected[frozenset(monitor["spec"]["selector"]["matchLabels"].items())] = endpoint
+    annotated = 0
+    for owner in pod_owners():
+        template = owner["spec"]["template"]
+        annotations = template["metadata"].get("annotations", {})
+        if annotations.get("prometheus.io/scrape") == "true":
+            endpoint = selected[frozenset(template["metadata"]["labels"].items())]
+            assert endpoint["path"] == annotations["prometheus.io/path"]
+            [container] = template["spec"]["containers"]
+            ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+            assert ports[endpoint["port"]] == annotations["prometheus.io/port"]
+            annotated += 1
+    assert annotated == len(monitors) == 2
+
+
+def test_the_operator_takes_the_alerts_as_the_readme_says() -> None:
+    """Its command makes a PrometheusRule of all of them."""
+    text = (DEPLOY / "README.md").read_text()
+    [command] = re.findall(r"^(\{ printf .*?\} )\| kubectl", text, re.MULTILINE | re.DOTALL)
+    done = run("sh", "-c", command)
+    assert done.returncode == 0, done.stdout
+    made = YAML(typ="safe", pure=True).load(done.stdout)
+    jsonschema.validate(made, SCHEMAS["PrometheusRule"])
+    [rules] = documents(DEPLOY / "prometheus" / "alerts.yml")
+    assert made["spec"] == rules
+
+
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes/keda", "kubernetes/monitoring"])
 def test_kustomize_builds_it(folder: str) -> None:
     """Every resource is found, and nothing twice."""
     passes("kubectl", "kustomize", f"deploy/{folder}")
