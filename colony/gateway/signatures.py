@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from pydantic import SecretStr
-from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookVerificationError
 
 from colony.gateway.problems import Refused
 
@@ -38,10 +38,26 @@ class Delivery:
     delivery_id: str | None
 
 
+def why_unusable(scheme: str, secret: SecretStr) -> str | None:
+    """Why nothing can be signed with a secret; None where it is a good one. Never its value."""
+    try:
+        secret.get_secret_value().encode()
+        if scheme == "standard":
+            Webhook(secret.get_secret_value())
+    except UnicodeEncodeError:
+        return "it is no text"
+    except (ValueError, EmptyWebhookSecretError):
+        return "Standard Webhooks wants base64, such as whsec_…, and it is none"
+    return None
+
+
 def verify(
     scheme: str, headers: Mapping[str, str], body: bytes, secrets: Sequence[SecretStr]
 ) -> Delivery:
-    """The delivery. Raises `Refused`: 401 for a signature that is missing or wrong, 409 for a stale one."""
+    """The delivery. Raises `Refused`: 401 for a signature that is missing or wrong, 409 for a stale one.
+
+    All `secrets` are usable (`why_unusable`).
+    """
     delivery = SCHEMES[scheme](headers, body, [secret.get_secret_value() for secret in secrets])
     if delivery.delivery_id is not None and len(delivery.delivery_id) > MAX_ID:
         raise Refused(
@@ -97,7 +113,7 @@ def _bearer(headers: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> 
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not _fits(given.strip(), secrets):
         raise _unauthorized("Authorization: Bearer … is missing or wrong")
-    named = headers.get("idempotency-key")
+    named = headers.get("idempotency-key") or None
     return Delivery(named, named)
 
 

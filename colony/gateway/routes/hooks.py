@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import JsonValue
+from pydantic import JsonValue, SecretStr
 from pydantic_core import from_json
 
 from colony.credentials import resolve
 from colony.errors import CredentialError, StoreUnavailable
 from colony.gateway.problems import Refused
 from colony.gateway.routes.common import ColonyId, Opened
-from colony.gateway.signatures import Delivery, verify
+from colony.gateway.signatures import Delivery, verify, why_unusable
 from colony.runtime import ColonyRuntime
 from colony.triggers import TriggerSpec, WebhookConfig
 from colony.triggers.firing import Occasion
 from colony.triggers.spec import METHODS
 
 router = APIRouter(tags=["webhooks"])
+log = logging.getLogger("colony.gateway")
 
 TOLD = ("content-type", "user-agent", "webhook-id", "webhook-timestamp")
 HUSHED = re.compile(r"token|secret|signature|sign|key|auth|cookie|forwarded|real-ip", re.IGNORECASE)
@@ -51,7 +54,7 @@ async def receive(
                 headers={"Allow": allowed},
             )
         body = await _body(request, config)
-        delivery = _verified(spec, config, request, body)
+        delivery = _verified(runtime, spec, config, request, body)
         values = {"webhook": _told(request, path, body, delivery)}
         fired = await runtime.fire(spec, Occasion("webhook", values, delivery.key, config.remember))
         if not fired.first and delivery.key != delivery.delivery_id:
@@ -84,16 +87,41 @@ async def _body(request: Request, config: WebhookConfig) -> bytes:
     return bytes(body)
 
 
-def _verified(spec: TriggerSpec, config: WebhookConfig, request: Request, body: bytes) -> Delivery:
-    try:
-        secrets = [resolve(reference) for reference in config.secrets]
-    except CredentialError as error:
+def _verified(
+    runtime: ColonyRuntime, spec: TriggerSpec, config: WebhookConfig, request: Request, body: bytes
+) -> Delivery:
+    secrets = _usable(runtime.colony_id, spec.id, config)
+    if not secrets:
         raise Refused(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            f"a secret of trigger {spec.id!r} cannot be read by this gateway",
+            f"this gateway has no secret of trigger {spec.id!r} that it can use: its log says why",
             retry_after=60,
-        ) from error
+        )
     return verify(config.scheme, request.headers, body, secrets)
+
+
+def _usable(colony_id: str, trigger_id: str, config: WebhookConfig) -> list[SecretStr]:
+    """The secrets that can be read and used here: one that is not (yet) there does not stop the others."""
+    found = []
+    for place, reference in enumerate(config.secrets):
+        try:
+            secret = resolve(reference)
+            wrong = why_unusable(config.scheme, secret)
+        except CredentialError as error:
+            wrong = str(error)
+        if wrong is None:
+            found.append(secret)
+        else:
+            _warn_once(colony_id, trigger_id, place, wrong)
+    return found
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(colony_id: str, trigger_id: str, place: int, wrong: str) -> None:
+    """A line for each secret, not for each call."""
+    log.warning(
+        "colony %s, trigger %s: secrets[%d] is not used: %s", colony_id, trigger_id, place, wrong
+    )
 
 
 def _told(request: Request, path: str, body: bytes, delivery: Delivery) -> dict[str, JsonValue]:
