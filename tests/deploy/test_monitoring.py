@@ -161,32 +161,54 @@ async def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     models = 'colony_model_request_seconds_count{colony="c",model="m",outcome='
     series = {
         **{f'colony_nodes{{colony="c",instance="{i}"}}': "2x8 0x40" for i in "ab"},
+        **{f'colony_workers{{colony="c",state="PENDING",instance="{i}"}}': "3x60" for i in "ab"},
+        'colony_nodes{colony="timed"}': "2x8 0x40",
+        'colony_timers{colony="timed"}': "1x60",
+        'colony_nodes{colony="retired"}': "0x60",
+        'colony_nodes_lost{colony="retired"}': "1x60",
+        'colony_timers{colony="retired"}': "0x60",
+        'colony_workers{colony="retired",state="COMPLETED"}': "5x60",
+        'colony_workers{colony="retired",state="PENDING"}': "0x60",
         **{f'colony_workers_lost_total{{colony="c",instance="{i}"}}': "0x20 1x80" for i in "ab"},
-        'colony_node_loop_lag_seconds{colony="c",instance="a"}': "0.1x8 5x40",
+        'colony_node_loop_lag_seconds{instance="a"}': "0.1x8 5x40",
         "colony_store_up": "1x60",
         f'{models}"ok"}}': "0+10x80",
         f'{models}"error"}}': "0+10x80",
     }
     fires = {
         "1m": [],
-        "4m": ["ColonyLoopBlocked", "ColonyNoNodes"],
-        "7m": ["ColonyLoopBlocked", "ColonyModelErrors", "ColonyNoNodes", "ColonyQuarantine"],
-        "22m": ["ColonyModelErrors", "ColonyNotScraped"],
+        "4m": ["ColonyLoopBlocked", "ColonyNoNodes c", "ColonyNoNodes timed"],
+        "7m": [
+            "ColonyLoopBlocked",
+            "ColonyModelErrors c",
+            "ColonyNoNodes c",
+            "ColonyNoNodes timed",
+            "ColonyQuarantine c",
+        ],
+        "22m": ["ColonyModelErrors c", "ColonyNotScraped"],
     }
+    promtool("test", "rules", written(tmp_path, series, fires))
+
+
+def written(folder: Path, series: dict[str, str], fires: dict[str, list[str]]) -> Path:
+    """A test for promtool: which alerts fire of which colony at which time."""
     test = {
         "interval": "15s",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {
-                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "expr": 'count by (alertname, colony) (ALERTS{alertstate="firing"})',
                 "eval_time": when,
-                "exp_samples": [
-                    {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
-                ],
+                "exp_samples": [_firing(*alert.split()) for alert in alerts],
             }
             for when, alerts in fires.items()
         ],
     }
     whole = {"rule_files": [str(PROMETHEUS / "alerts.yml")], "tests": [test]}
-    (tmp_path / "test.yml").write_text(json.dumps(whole))
-    promtool("test", "rules", tmp_path / "test.yml")
+    (folder / "test.yml").write_text(json.dumps(whole))
+    return folder / "test.yml"
+
+
+def _firing(alert: str, colony: str = "") -> dict[str, object]:
+    of = f',colony="{colony}"' if colony else ""
+    return {"labels": f'{{alertname="{alert}"{of}}}', "value": 1}

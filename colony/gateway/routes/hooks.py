@@ -106,13 +106,13 @@ def _usable(colony_id: str, trigger_id: str, config: WebhookConfig) -> list[Secr
     for place, reference in enumerate(config.secrets):
         try:
             secret = resolve(reference)
-            wrong = why_unusable(config.scheme, secret)
         except CredentialError as error:
-            wrong = str(error)
-        if wrong is None:
-            found.append(secret)
-        else:
+            _warn_once(colony_id, trigger_id, place, str(error))
+            continue
+        if wrong := why_unusable(config.scheme, secret):
             _warn_once(colony_id, trigger_id, place, wrong)
+        else:
+            found.append(secret)
     return found
 
 
