@@ -190,6 +190,23 @@ async def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     promtool("test", "rules", written(tmp_path, series, fires))
 
 
+async def test_failures_and_time_outs_are_added_up(tmp_path: Path) -> None:
+    """A fifth of each is two fifths of failures; a fifth in all is none to tell. However many tell of it."""
+    ended = {
+        "both": {"failed": 2, "timeout": 2, "success": 6},
+        "few": {"failed": 1, "timeout": 1, "success": 8},
+    }
+    series = {
+        f'colony_workers_ended_total{{colony="{c}",status="{s}",instance="{i}"}}': f"0+{n}x80"
+        for c, by_status in ended.items()
+        for s, n in by_status.items()
+        for i in "ab"
+    }
+    series["colony_store_up"] = "1x80"
+    fires = {"16m": ["ColonyWorkersFail both"]}
+    promtool("test", "rules", written(tmp_path, series, fires))
+
+
 def written(folder: Path, series: dict[str, str], fires: dict[str, list[str]]) -> Path:
     """A test for promtool: which alerts fire of which colony at which time."""
     test = {
