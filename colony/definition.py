@@ -96,7 +96,10 @@ class ColonyConfig(BaseSettings):
         timedelta(minutes=5), description="How long an idempotency key names its first answer."
     )
     idempotency_max_keys: int = Field(
-        10_000, ge=1, description="How many idempotency keys are kept; the oldest go first."
+        10_000,
+        ge=1,
+        description="How many idempotency keys are kept, and as many of webhooks and events beside them; the "
+        "oldest go first.",
     )
     pipeline: tuple[StageEntry, ...] = Field(
         (), description="Stages beside those of the definition, as JSON: see colony.pipeline."

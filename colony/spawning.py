@@ -57,8 +57,6 @@ class SpawnOptions:
     trigger_id: str | None = None
     max_resurrections: int | None = None
     cause: Sequence[str] = ()
-    remember: timedelta | None = None
-    """How long the idempotency key is known; None: `ColonyConfig.idempotency_ttl`."""
 
     def __post_init__(self) -> None:
         """Raises `InvalidTask` for a label that is too long."""
@@ -112,7 +110,7 @@ class Spawner:
                 workers,
                 ring_again_after=self.ring_again_after,
                 idempotency_key=options.idempotency_key,
-                idempotency_ttl=options.remember or config.idempotency_ttl,
+                idempotency_ttl=config.idempotency_ttl,
                 deadline=options.deadline,
                 not_before=options.not_before,
                 require_node=options.require_node,

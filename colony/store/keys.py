@@ -17,8 +17,8 @@ node:<node>        hash    what the node says of itself                         
 held:<node>        hash    worker id → claim token, what the node runs now       until it leaves
 doorbells          zset    PENDING worker → when it may be rung again (ms)       while PENDING
 due                zset    <kind>:<id> → when (ms); kinds: see lua/expire.lua    until it is due
-idem               zset    idempotency key → end of life (ms)                    idempotency_ttl
-idem_ids           hash    idempotency key → ids of the first answer             idempotency_ttl
+idem               zset    idempotency key → since when (ms); see lua/_idem.lua  idempotency_ttl
+idem_ids           hash    idempotency key → end of life (ms), first answer      idempotency_ttl
 staged:<batch>     list    ids staged for one large accept                       a minute
 batch:<id>         hash    the record of a batch                                 until its last member
 members:<id>       list    its workers, in order                                 goes by retention

@@ -30,7 +30,8 @@ class Fire:
     """One fire. A timer's has `due` (what its next time must still be) and what that is to be then.
 
     `idle_ms`: it is passed over where the fleet was active within this time; `grace_ms`: how long a
-    running worker that is replaced may take to end.
+    running worker that is replaced may take to end; `remember_ms`: how long its idempotency key is known,
+    where that is not for the colony to say.
     """
 
     trigger: str
@@ -42,6 +43,7 @@ class Fire:
     next_slot: int | None = None
     idle_ms: int | None = None
     grace_ms: str = "2000"
+    remember_ms: int | None = None
 
     def to_json(self) -> str:
         """For the scripts; what is None is left out."""

@@ -28,6 +28,7 @@ from colony.intake import Entrance
 from colony.models import TaskSpec, from_ms
 from colony.spawning import Spawner, SpawnOptions
 from colony.store import Ring
+from colony.store.base import millis
 from colony.store.records import derived_id, new_worker_id
 from colony.store.triggers import DueTimer, Fire, NotFired
 from colony.tasks import Limits, check_tasks
@@ -42,7 +43,8 @@ log = logging.getLogger("colony.triggers")
 class Occasion:
     """What fires a trigger: from where, what it brought, and what it must not be accepted twice by.
 
-    `key`: one worker for each, however often it comes. `cause`: the triggers that led to it. `caller`:
+    `key`: one worker for each, however often it comes within `remember` (None: the colony's
+    `idempotency_ttl`). `cause`: the triggers that led to it. `caller`:
     the id of the API token that it came with.
     """
 
@@ -77,7 +79,8 @@ class Firing:
         `PipelineRejected`.
         """
         trigger = {"id": spec.id, "type": spec.trigger_type.value}
-        fire = Fire(spec.id, occasion.source, grace_ms=self._grace)
+        long = None if occasion.remember is None else millis(occasion.remember)
+        fire = Fire(spec.id, occasion.source, grace_ms=self._grace, remember_ms=long)
         worker_id = new_worker_id()
         ids, rings = await self._accept(spec, occasion, trigger, fire, worker_id)
         await self.spawner.bell.ring(rings)
@@ -186,7 +189,6 @@ class Firing:
             trigger_id=spec.id,
             max_resurrections=spec.max_resurrections,
             cause=[*occasion.cause, f"{self.spawner.store.colony_id}/{spec.id}"],
-            remember=occasion.remember,
         )
         try:
             return await self.spawner.accept(

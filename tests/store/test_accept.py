@@ -10,6 +10,7 @@ import pytest
 from colony.errors import FleetFull, IntakePaused, NoNodes, UnknownColony
 from colony.models import WorkerState
 from colony.store import Accepted, Link, Store
+from colony.store.triggers import Fire
 from colony.store.workers import STAGE, NewWorker
 from colony.testing import wait_until
 from tests.store.fixtures import OpenColony
@@ -165,15 +166,51 @@ async def _passed(store: Store, moment: float) -> bool:
 
 
 async def test_the_oldest_keys_make_room(open_colony: OpenColony, redis_url: str) -> None:
-    """At most idempotency_max_keys are kept; the one that would expire first goes first."""
+    """At most idempotency_max_keys are kept; the one that was first goes first, though it lives longest."""
     store = await open_colony(idempotency_max_keys=2)
     ids = {}
     for n, key in enumerate("abc"):
-        ttl = timedelta(minutes=5 + n)
+        ttl = timedelta(minutes=9 - n)
         ids[key] = await one(store, idempotency_key=key, idempotency_ttl=ttl)
     assert set(dump(redis_url, store)["idem_ids"]) == {"b", "c"}
     assert await one(store, idempotency_key="c") == ids["c"]
     assert await one(store, idempotency_key="a") != ids["a"]
+
+
+async def _webhook(store: Store, key: str, *, remember: timedelta = timedelta(days=1)) -> str:
+    fire = Fire("hook", "webhook", remember_ms=int(remember.total_seconds() * 1000))
+    return await one(store, idempotency_key=key, idempotency_ttl=SOON, fire=fire)
+
+
+async def test_keys_that_are_remembered_for_long_cost_a_producer_none(
+    open_colony: OpenColony, redis_url: str
+) -> None:
+    """Any number of webhooks, and a producer's key keeps its time; any number of those, and a webhook's."""
+    store = await open_colony(idempotency_max_keys=2)
+    await store.put_trigger("hook", "{}", kind="webhook", most=None, policy="skip")
+    mine = await one(store, idempotency_key="mine")
+    hooks = {str(n): await _webhook(store, str(n)) for n in range(4)}
+    assert await one(store, idempotency_key="mine") == mine
+    assert {k for k in dump(redis_url, store)["idem_ids"] if k != "mine"} == {"2", "3"}
+    for n in range(4, 8):
+        await one(store, idempotency_key=f"other {n}")
+    assert await store.known("mine") == []
+    assert await _webhook(store, "3") == hooks["3"]
+
+
+async def test_a_key_of_a_trigger_is_forgotten_after_its_own_time(store: Store) -> None:
+    """Not after that of the colony; its next answer may be of the other kind."""
+    await store.put_trigger("hook", "{}", kind="webhook", most=None, policy="skip")
+    first = await _webhook(store, "k", remember=timedelta(milliseconds=300))
+    assert await store.known("k") == [first]
+    await wait_until(lambda: _is_forgotten(store, "k"))
+    second = await one(store, idempotency_key="k")
+    assert await store.known("k") == [second]
+    assert await store.link.call("ZCARD", store.keys("idem")) == 1
+
+
+async def _is_forgotten(store: Store, key: str) -> bool:
+    return await store.known(key) == []
 
 
 async def test_a_refused_spawn_does_not_use_up_its_key(store: Store) -> None:

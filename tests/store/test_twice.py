@@ -71,6 +71,13 @@ async def accept_with_a_key(store: Store) -> Request:
 
 
 @scene(TRANSITIONS)
+async def accept_with_a_key_that_is_remembered_for_long(store: Store) -> Request:
+    await store.put_trigger("w", "{}", kind="webhook", most=None, policy="skip")
+    workers, fire = new_workers(), Fire("w", "webhook", remember_ms=86_400_000)
+    return lambda: store.accept(workers, ring_again_after=SOON, idempotency_key="k", fire=fire)
+
+
+@scene(TRANSITIONS)
 async def accept_for_later(store: Store) -> Request:
     workers = new_workers()
     return lambda: store.accept(workers, ring_again_after=SOON, not_before=HOUR)

@@ -1,5 +1,6 @@
 -- Fires of triggers, for the scripts that say `-- uses _fire`. A fire is our own JSON: {trigger, source, due?, slot?,
--- next_due?, next_slot?, missed, idle_ms?, grace_ms}; due is what a timer's next time must still be.
+-- next_due?, next_slot?, missed, idle_ms?, grace_ms, remember_ms?}; due is what a timer's next time must still be,
+-- remember_ms how long its idempotency key is known, among those of other such fires.
 
 local HISTORY = 100
 local function note_fire(fire, outcome, worker)

@@ -1,5 +1,5 @@
 -- Accept workers: all of them or none. Record, indexes, event; the doorbell is the caller's next step.
--- ARGV: 1 idempotency key or '', 2 its ttl_ms, 3 '1' when a live node is required, 4 ring_again_ms,
+-- ARGV: 1 idempotency key or '', 2 its ttl_ms (but see _fire.lua: remember_ms), 3 '1' when a live node is required, 4 ring_again_ms,
 --       5 deadline 'in:<ms>' | 'at:<ms>' | '', 6 not before (same form), 7 first staged id or '', 8 how many workers,
 --       9 batch or '', 10 its policy, 11 how many good reports it needs, 12 on_complete (JSON) or '',
 --       13 the parent that spawns them or '', 14 its claim token, 15 for background work of that parent: how many
@@ -12,6 +12,7 @@
 --          {'stale'} (or it or one above it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}, and for a
 --          trigger: {'not_fired', unknown | paused | early | fired | active | busy}
 -- uses _fire
+-- uses _idem
 local FIRST = 18
 local ids, n = {}, tonumber(ARGV[8])
 local batch, parent = ARGV[9], ARGV[13]
@@ -33,10 +34,8 @@ if first and first ~= 'STAGED' then
 end
 local key = ARGV[1]
 if key ~= '' then
-  local expiry = redis.call('ZSCORE', K.idem, key)
-  if expiry and tonumber(expiry) > now then
-    return {'known', cjson.decode(redis.call('HGET', K.idem_ids, key))}
-  end
+  local answered = first_answer(key)
+  if answered then return {'known', cjson.decode(answered)} end
 end
 -- The first record was staged first and is the first to expire, before the list does.
 if #ids ~= n or (ARGV[7] ~= '' and not first) then return {'stage_lost'} end
@@ -145,15 +144,8 @@ if batch ~= '' then
 end
 
 if key ~= '' then
-  for _, old in ipairs(redis.call('ZRANGEBYSCORE', K.idem, '-inf', int(now), 'LIMIT', 0, 100)) do
-    redis.call('ZREM', K.idem, old); redis.call('HDEL', K.idem_ids, old)
-  end
-  if redis.call('ZCARD', K.idem) >= tonumber(meta[4] or '10000') then
-    local oldest = redis.call('ZPOPMIN', K.idem)
-    redis.call('HDEL', K.idem_ids, oldest[1])
-  end
-  redis.call('ZADD', K.idem, now + tonumber(ARGV[2]), key)
-  redis.call('HSET', K.idem_ids, key, cjson.encode(ids))
+  local long = fire and fire.remember_ms
+  remember_answer(key, cjson.encode(ids), long or tonumber(ARGV[2]), long, tonumber(meta[4] or '10000'))
 end
 if capped then admit() end
 count('accepted', n)
