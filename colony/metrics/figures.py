@@ -107,6 +107,14 @@ TOTALS: Final[Mapping[str, tuple[str, str]]] = {
         "colony_doorbells_rung_again_total",
         "Doorbells that went unanswered and were rung again.",
     ),
+    "rejected": (
+        "colony_messages_rejected_total",
+        "Messages of the queue that no node understands or that name an unknown worker: set aside.",
+    ),
+    "intake_refused": (
+        "colony_intake_refused_total",
+        "Messages of foreign producers that were refused: set aside.",
+    ),
     "joined": ("colony_batches_joined_total", "Batches joined."),
     "fired": ("colony_trigger_fires_total", "Fires of triggers that spawned a worker."),
     "fires_skipped": (

@@ -207,6 +207,25 @@ async def test_failures_and_time_outs_are_added_up(tmp_path: Path) -> None:
     promtool("test", "rules", written(tmp_path, series, fires))
 
 
+async def test_each_message_that_is_set_aside_is_told(tmp_path: Path) -> None:
+    """Also when a thousand are kept already, and for the first one that ever was."""
+    series = {
+        'colony_messages_rejected_total{colony="old"}': "5000x20 5001x120",
+        'colony_messages_rejected_total{colony="new"}': "0x20 1x120",
+        'colony_intake_refused_total{colony="intake"}': "0x20 1x120",
+        'colony_messages_rejected_total{colony="quiet"}': "5000x80",
+        'colony_messages_set_aside{colony="old"}': "1000x80",
+        "colony_store_up": "1x120",
+    }
+    of = ("intake", "new", "old")
+    fires = {
+        "4m": [],
+        "7m": [f"ColonyMessagesSetAside {colony}" for colony in of],
+        "30m": [],
+    }
+    promtool("test", "rules", written(tmp_path, series, fires))
+
+
 def written(folder: Path, series: dict[str, str], fires: dict[str, list[str]]) -> Path:
     """A test for promtool: which alerts fire of which colony at which time."""
     test = {
