@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from colony.errors import InvalidTrigger
+from colony.models import Secrets
 from colony.settings import Duration
 from colony.triggers.schedule import Schedule
 from colony.triggers.template import check_template
@@ -42,7 +43,9 @@ class TriggerType(StrEnum):
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="float")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_timedelta="float", hide_input_in_errors=True
+    )
 
 
 class NoConfig(_Config):
@@ -87,16 +90,17 @@ class WebhookConfig(_Config):
 
     `path` is the end of the route, ``/v1/colonies/<colony>/hooks<path>``. `scheme`: ``github``
     (``X-Hub-Signature-256``), ``standard`` (https://www.standardwebhooks.com: id, timestamp, signature)
-    or ``bearer`` (``Authorization: Bearer …``). `secrets` are references such as ``env:HOOK_SECRET``,
-    resolved by the gateway; any of them may fit, so a secret is changed by naming the new beside the
-    old. A delivery is accepted once within `remember`: by its body (``github``), its id (``standard``), its
-    ``Idempotency-Key`` (``bearer``, where it has one). `max_bytes` bounds the body.
+    or ``bearer`` (``Authorization: Bearer …``). `secrets` are references (``env:HOOK_SECRET``,
+    ``file:/path``), never a secret itself, resolved by the gateway; any of them may fit, so a secret is
+    changed by naming the new beside the old. A delivery is accepted once within `remember`: by its body
+    (``github``), its id (``standard``), its ``Idempotency-Key`` (``bearer``, where it has one).
+    `max_bytes` bounds the body.
     """
 
     path: str
     methods: tuple[str, ...] = ("POST",)
     scheme: Literal["github", "standard", "bearer"] = "standard"
-    secrets: tuple[str, ...] = Field(min_length=1, max_length=4)
+    secrets: Secrets = Field(min_length=1, max_length=4)
     remember: Duration = Field(timedelta(days=1), ge=timedelta(minutes=5), le=timedelta(days=30))
     max_bytes: int = Field(262_144, ge=1, le=10_485_760)
 
@@ -153,7 +157,9 @@ class TriggerSpec(BaseModel):
     of each worker; None: the colony's.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="float")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_timedelta="float", hide_input_in_errors=True
+    )
 
     id: str
     name: str = Field("", max_length=200)

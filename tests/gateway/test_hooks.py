@@ -315,6 +315,19 @@ async def test_no_header_and_no_secret_is_a_bug(
             assert answer.status_code < 500 or unusable, (name, odd, answer.text)
 
 
+async def test_a_trigger_of_an_earlier_version_that_cannot_be_read(api: Api, put: Put) -> None:
+    """It held a secret itself, which never worked: 503, and the log says what to do without telling it."""
+    path = await put("github")
+    store, trigger_id = api.runtime._store, path[1:].replace("/", ".")
+    spec = (await api.runtime.get_trigger(trigger_id)).spec
+    kept = {**spec, "trigger_config": {"path": path, "scheme": "github", "secrets": [WHSEC]}}
+    await store.link.call("HSET", store.keys("triggers"), trigger_id, json.dumps(kept))
+    assert (await send(api, path, github())).status_code == 503
+    log = api.gateway.log.read_text()
+    assert f"{path} cannot be read" in log
+    assert WHSEC not in log
+
+
 async def test_a_secret_that_cannot_be_read(api: Api, put: Put, tmp_path: Path) -> None:
     """503, and the reference is not told to whoever calls."""
     path = await put("github")

@@ -94,3 +94,14 @@ async def test_what_is_no_trigger_changes_nothing(api: Api, wrong: dict[str, obj
     """Refused with its reason; there is no such trigger afterwards."""
     await api.json("PUT", "/triggers/wrong", 422, json=wrong)
     await api.json("GET", "/triggers/wrong", 404)
+
+
+async def test_a_pasted_secret_is_refused_and_not_repeated(api: Api) -> None:
+    """A webhook's secrets are references; neither the answer nor the gateway's log holds what was given."""
+    config = {"path": "/pasted", "secrets": ["whsec_cGFzdGVkIGJ5IG1pc3Rha2U"]}
+    wrong = {"trigger_type": "webhook", "trigger_config": config, "task": "x"}
+    told = await api.json("PUT", "/triggers/pasted", 422, json=wrong)
+    assert "env:NAME or file:/path" in told["detail"]
+    assert "whsec" not in str(told)
+    assert "cGFzdGVk" not in api.gateway.log.read_text()
+    await api.json("GET", "/triggers/pasted", 404)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import JsonValue, SecretStr
+from pydantic import JsonValue, SecretStr, ValidationError
 from pydantic_core import from_json
 
 from colony.credentials import resolve
@@ -67,7 +67,17 @@ async def receive(
 
 
 async def _trigger_at(runtime: ColonyRuntime, path: str) -> tuple[TriggerSpec, WebhookConfig]:
-    spec = await runtime.trigger_at(path)
+    try:
+        spec = await runtime.trigger_at(path)
+    except ValidationError as error:  # kept by an earlier version, which took what is refused now
+        log.warning(
+            "colony %s: the trigger at %s cannot be read: %s", runtime.colony_id, path, error
+        )
+        raise Refused(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the trigger cannot be read: put it anew",
+            retry_after=60,
+        ) from error
     if spec is None or spec.webhook is None:
         raise Refused(HTTPStatus.NOT_FOUND, "no trigger of this colony has this path")
     return spec, spec.webhook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import timedelta
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_it_survives_json() -> None:
         (webhook(path="/a/../b"), "path"),
         (webhook(methods=["GET"]), "methods"),
         (webhook(secrets=[]), "secrets"),
+        (webhook(secrets=["vault:hook"]), "secrets: .*env:NAME or file:/path"),
+        (webhook(secrets=["env:A"] * 5), "secrets"),
         (webhook(scheme="none"), "scheme"),
         (spec(task="Hello ${person.name}"), "may name"),
         (spec(task="Costs 5 $ at most"), "write \\$\\$"),
@@ -74,6 +77,23 @@ def test_what_cannot_be_meant_is_refused_with_its_field(fields: dict[str, Any], 
     """Nothing is guessed, nothing is ignored."""
     with pytest.raises(InvalidTrigger, match=says):
         TriggerSpec.of(fields)
+
+
+@pytest.mark.parametrize(
+    "given", [["whsec_C2FVsBQIhrscChlQIMV+b5sS"], "hush-hush", ["env:A", "hush:"]]
+)
+def test_a_secret_is_named_and_a_pasted_one_is_not_repeated(given: Any) -> None:
+    """Not in the error, nor in what it came from."""
+    for make in (
+        lambda: TriggerSpec.of(webhook(secrets=given)),
+        lambda: TriggerSpec.model_validate(webhook(secrets=given)),
+        lambda: WebhookConfig(path="/x", secrets=given),
+    ):
+        with pytest.raises(ValueError, match="never given itself") as caught:
+            make()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "whsec" not in told
+        assert "hush" not in told
 
 
 VALUES: dict[str, Any] = {
