@@ -106,6 +106,21 @@ def test_the_build_context_holds_what_is_copied_and_no_more() -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
+def test_nobody_is_told_to_build_ours_under_the_name_of_theirs() -> None:
+    """Where COLONY_IMAGE is set compose builds nothing: its only build is our Dockerfile."""
+    builds = [service["build"] for service in services().values() if "build" in service]
+    assert builds == [{"context": ".", "dockerfile": "deploy/Dockerfile"}]
+    text = (DEPLOY / "README.md").read_text()
+    theirs = [
+        block
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        if "COLONY_IMAGE=" in block
+    ]
+    assert len(theirs) == 2
+    for line in "".join(theirs).splitlines():
+        assert ("compose up" in line) == ("--no-build" in line)
+
+
 @pytest.mark.parametrize("name", sorted(services()))
 def test_a_service_is_closed_bounded_and_watched(name: str) -> None:
     """Read-only, no capability, no new privileges, limits, a health check, loopback ports only."""
