@@ -159,7 +159,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         specs = check_tasks(tasks, entrance.limits)
         batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
         if first := await entrance.first_answer(idempotency_key):
-            return await self._first_batch(first)
+            return _as_batch(first)
         specs = await entrance.admit_batch(specs, caller=caller, idempotency_key=idempotency_key)
         options = SpawnOptions(
             correlation_id,
@@ -350,12 +350,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
     ) -> Batch:
         ids = [new_worker_id() for _ in specs]
         accepted = await self._spawner().spawn(ids, specs, config, options, batch=batch)
-        return Batch(batch.batch_id, ids) if accepted == ids else await self._first_batch(accepted)
-
-    async def _first_batch(self, ids: Sequence[str]) -> Batch:
-        """The batch of the first answer to an idempotency key."""
-        first = await self._must_get(ids[0])
-        return Batch(first.batch_id or "", ids)
+        return Batch(batch.batch_id, ids) if accepted == ids else _as_batch(accepted)
 
     async def _time_out(self, ids: Sequence[str], timeout: float) -> None:
         await asyncio.gather(
@@ -369,6 +364,11 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
                 for worker_id in ids
             )
         )
+
+
+def _as_batch(first: Sequence[str]) -> Batch:
+    """The first answer to an idempotency key; without an id where the key was that of single workers."""
+    return first if isinstance(first, Batch) else Batch("", first)
 
 
 def _report_or_excuse(worker_id: str, found: Report | BatchResult | bool, timeout: float) -> Report:

@@ -7,7 +7,7 @@ of the broker; a janitor rings for those whose doorbell was not sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -20,23 +20,13 @@ from colony.sizes import check_label
 from colony.store import Accepted, Ring, Store
 from colony.store.records import new_record
 from colony.store.triggers import Fire
+from colony.store.workers import Batch as Batch
 from colony.store.workers import NewBatch, NewWorker, Parent, Policy
 
 log = logging.getLogger("colony.spawning")
 
 Moment = timedelta | datetime | None
 """A duration from now, or a time with a zone."""
-
-
-class Batch(list[str]):
-    """The ids of workers that were spawned together, in input order; `id` is the batch's own."""
-
-    def __init__(self, batch_id: str, worker_ids: Iterable[str]) -> None:
-        super().__init__(worker_ids)
-        self.id = batch_id
-
-    def __repr__(self) -> str:
-        return f"Batch({self.id!r}, {super().__repr__()})"
 
 
 @dataclass(frozen=True, slots=True)

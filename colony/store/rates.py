@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from colony.store.base import StoreBase
+from colony.store.workers import first_answer
 
 MAX_BUCKETS = 10_000
 """Buckets of a colony's rate limits at once; beyond them, new keys of a stage share one."""
@@ -24,8 +25,10 @@ class Rates(StoreBase):
     """Reads and counts of the intake."""
 
     async def known(self, idempotency_key: str) -> list[str]:
-        """The ids of the first answer to a key; empty when it was not asked, or too long ago."""
-        return list(await self.run("known", idempotency_key))
+        """The ids of the first answer to a key, a `Batch` where it was one; empty when it was not asked, or
+        too long ago."""
+        reply = await self.run("known", idempotency_key)
+        return first_answer(*reply) if reply else []
 
     async def rate_limit(
         self,

@@ -32,6 +32,17 @@ NewWorker = tuple[str, Mapping[str, str]]
 """A worker's id and its fields (`colony.store.records.new_record`)."""
 
 
+class Batch(list[str]):
+    """The ids of workers that were spawned together, in input order; `id` is the batch's own."""
+
+    def __init__(self, batch_id: str, worker_ids: Iterable[str]) -> None:
+        super().__init__(worker_ids)
+        self.id = batch_id
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r}, {super().__repr__()})"
+
+
 class Accepted(StrEnum):
     """What became of an accept."""
 
@@ -157,8 +168,8 @@ class WorkerTransitions(StoreBase):
         """All of them or none: records, indexes and event, before any doorbell is rung.
 
         Returns the ids that count: those given, or those of the first answer to the same
-        `idempotency_key`. Raises a `SpawnRefused`, `NotFired`, or `StaleToken` for a parent that has
-        lost its claim or is being stopped. Sent again (same ids) it changes nothing.
+        `idempotency_key` (a `Batch` where that was one). Raises a `SpawnRefused`, `NotFired`, or `StaleToken`
+        for a parent that has lost its claim or is being stopped. Sent again (same ids) it changes nothing.
         """
         ids = [worker_id for worker_id, _ in workers]
         staged = len(workers) > STAGE
@@ -183,8 +194,8 @@ class WorkerTransitions(StoreBase):
         match reply:
             case ["accepted", when]:
                 return Accepted(when), ids
-            case ["known", first]:
-                return Accepted.KNOWN, list(first)
+            case ["known", first, of]:
+                return Accepted.KNOWN, first_answer(first, of)
             case ["not_fired", reason]:
                 raise NotFired(reason)
             case ["stale"]:
@@ -330,6 +341,11 @@ def rings(flat: Iterable[str]) -> list[Ring]:
     """A flat worker id, agent, batch, index, … reply as doorbells."""
     items = [iter(flat)] * 4
     return [Ring(w, a, b, int(i or 0)) for w, a, b, i in zip(*items, strict=True)]
+
+
+def first_answer(ids: Iterable[str], batch: str) -> list[str]:
+    """The ids of an answer as the store kept it; of a batch ("-": none) with the batch's own."""
+    return list(ids) if batch == "-" else Batch(batch, ids)
 
 
 def _batch(batch: NewBatch) -> tuple[str, str, int, str]:

@@ -6,8 +6,8 @@
 --       such batches may run at once, else '', 16 '1' when one too many is queued (else it is refused),
 --       17 the fire of a trigger (JSON: see _fire.lua) or '',
 --       then per worker: id, number of values, field, value, …   (nothing more when staged)
--- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}} for a known
---          idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
+-- Returns: {'accepted', 'now' | 'later'} (also for the same request again), {'known', {id, …}, batch or '-'} for a
+--          known idempotency key (a list of its own: 10,000 ids are more than unpack can take), or
 --          {'unknown_colony'} | {'paused'} | {'no_nodes'} | {'full', pending, max} | {'stage_lost'}, and for a parent:
 --          {'stale'} (or it or one above it is being stopped) | {'depth', max} | {'descendants', have, max} | {'background', have, max}, and for a
 --          trigger: {'not_fired', unknown | paused | early | fired | active | busy}
@@ -34,8 +34,8 @@ if first and first ~= 'STAGED' then
 end
 local key = ARGV[1]
 if key ~= '' then
-  local answered = first_answer(key)
-  if answered then return {'known', cjson.decode(answered)} end
+  local answered, of = first_answer(key)
+  if answered then return {'known', cjson.decode(answered), of} end
 end
 -- The first record was staged first and is the first to expire, before the list does.
 if #ids ~= n or (ARGV[7] ~= '' and not first) then return {'stage_lost'} end
@@ -145,7 +145,7 @@ end
 
 if key ~= '' then
   local long = fire and fire.remember_ms
-  remember_answer(key, cjson.encode(ids), long or tonumber(ARGV[2]), long, tonumber(meta[4] or '10000'))
+  remember_answer(key, batch, cjson.encode(ids), long or tonumber(ARGV[2]), long, tonumber(meta[4] or '10000'))
 end
 if capped then admit() end
 count('accepted', n)

@@ -1,5 +1,7 @@
 -- The first answer to an idempotency key, for as long as it is remembered.
 -- ARGV: the key
--- Returns: {id, …}; empty when there is none
+-- Returns: {{id, …}, its batch or '-'}; empty when there is none
 -- uses _idem
-return cjson.decode(first_answer(ARGV[1]) or '[]')
+local ids, batch = first_answer(ARGV[1])
+if not ids then return {} end
+return {cjson.decode(ids), batch}
