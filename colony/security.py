@@ -29,6 +29,8 @@ What a leaked secret is worth
 forged (a script can write whatever its user may). Not conversations, tokens, the server or other keys.
 *An intake client's*: new work, and the results of tasks whose ids are known. The one to hand out.
 *A gateway token*: its scopes on one colony, at its rate, until it ends or is revoked. Redis holds its hash.
+It reads nothing of another: triggers that watch another colony's events are not put over HTTP, only declared
+in a definition, or put by who has Redis.
 *A webhook's secret*: that trigger, fired with chosen input: once per id, never more than `max_concurrent`.
 *Flower's login*: states and names; agents stopped, nodes shut down (not with COLONY_FLOWER_READ_ONLY).
 *A model key or an account*: what the provider lets it. On nodes alone, by reference (``env:``, ``file:``,

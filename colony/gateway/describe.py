@@ -17,7 +17,7 @@ from colony.tokens import Scope
 WORDS: Mapping[int, str] = {
     400: "The body is not JSON.",
     401: "No token, or one that is malformed, unknown here, revoked or expired.",
-    403: "The token has not the scope that this needs.",
+    403: "The token has not the scope that this needs, or it asks for another colony.",
     404: "There is no such colony, or no such thing in it.",
     408: "The body did not come in time.",
     409: "Not in this state: the worker or the batch has not ended, the trigger is paused.",

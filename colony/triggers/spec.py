@@ -28,6 +28,7 @@ from colony.triggers.schedule import Schedule
 from colony.triggers.template import check_template
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+COLONY = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 PATH = re.compile(r"/[A-Za-z0-9][A-Za-z0-9/_.-]{0,199}")
 METHODS = ("POST", "PUT", "PATCH")
 
@@ -125,14 +126,15 @@ class WebhookConfig(_Config):
 class EventConfig(_Config):
     """Which events fire it: their type, and what stands in them.
 
-    `colony`: whose events, None for its own. `where`: dotted paths into the event (``data.status``) and
-    the value, or a list of the values, that is to stand there. A worker spawned so never fires a
-    trigger that stands in its own lineage: loops are refused.
+    `colony`: whose events, None for its own; another's only in a definition or by who has its Redis, not
+    over HTTP, where a token is good for one colony. `where`: dotted paths into the event
+    (``data.status``) and the value, or a list of the values, that is to stand there. A worker spawned so
+    never fires a trigger that stands in its own lineage: loops are refused.
     """
 
     types: tuple[str, ...] = Field(min_length=1, max_length=50)
     where: dict[str, JsonValue] = Field(default_factory=dict, max_length=20)
-    colony: str | None = None
+    colony: str | None = Field(None, pattern=COLONY)
 
 
 TriggerConfig = TimerConfig | WebhookConfig | EventConfig | NoConfig

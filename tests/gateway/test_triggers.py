@@ -105,3 +105,20 @@ async def test_a_pasted_secret_is_refused_and_not_repeated(api: Api) -> None:
     assert "whsec" not in str(told)
     assert "cGFzdGVk" not in api.gateway.log.read_text()
     await api.json("GET", "/triggers/pasted", 404)
+
+
+async def test_a_token_watches_no_other_colony(api: Api) -> None:
+    """It is good for one: 403 that says where such a trigger is declared; its own name may be said."""
+    watching = {"trigger_type": "event", "task": "x ${event.data.summary}"}
+    config: dict[str, object] = {"types": ["subagent_report"], "where": {"data.status": "none"}}
+    other = {**watching, "trigger_config": {**config, "colony": "treasury"}}
+    told = await api.json("PUT", "/triggers/spy", 403, json=other)
+    assert told["field"] == "body.trigger_config.colony"
+    assert "definition" in told["detail"]
+    assert "colony trigger put" in told["detail"]
+    odd = {**watching, "trigger_config": {**config, "colony": "a}:x{b"}}
+    await api.json("PUT", "/triggers/spy", 422, json=odd)
+    await api.json("GET", "/triggers/spy", 404)
+    own = {**watching, "trigger_config": {**config, "colony": api.runtime.colony_id}}
+    await api.json("PUT", "/triggers/own", json=own)
+    await api.json("DELETE", "/triggers/own", 204)

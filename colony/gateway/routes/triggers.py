@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Path
@@ -10,6 +11,7 @@ from colony.errors import InvalidTrigger
 from colony.gateway import examples
 from colony.gateway.describe import link, operation
 from colony.gateway.models import Fire, Fired, Paused, PutTrigger
+from colony.gateway.problems import Refused
 from colony.gateway.routes.common import Caller, Cursor, IdempotencyKey, Limit, Runtime, router_for
 from colony.listing import Page, make_cursor, read_cursor
 from colony.models import FireRecord, TriggerInfo
@@ -50,8 +52,22 @@ async def put_trigger(trigger_id: TriggerId, body: PutTrigger, runtime: Runtime)
     """Add a trigger, or change it while the fleet runs."""
     if body.id not in ("", trigger_id):
         raise InvalidTrigger(f"id: expected {trigger_id!r} as in the URL, or none, got {body.id!r}")
-    await runtime.put_trigger(TriggerSpec.of({**body.model_dump(), "id": trigger_id}))
+    spec = TriggerSpec.of({**body.model_dump(), "id": trigger_id})
+    _must_stay_within(runtime.colony_id, spec)
+    await runtime.put_trigger(spec)
     return await runtime.get_trigger(trigger_id)
+
+
+def _must_stay_within(colony_id: str, spec: TriggerSpec) -> None:
+    """A token is good for one colony: it may not have another's events told to its workers."""
+    other = spec.event.colony if spec.event is not None else None
+    if other not in (None, colony_id):
+        raise Refused(
+            HTTPStatus.FORBIDDEN,
+            f"a token of {colony_id!r} may not watch the events of {other!r}: declare the trigger in the "
+            "colony's definition, or put it with `colony trigger put` or the runtime where Redis is",
+            field="body.trigger_config.colony",
+        )
 
 
 @router.delete(

@@ -65,6 +65,10 @@ def test_it_survives_json() -> None:
         (webhook(secrets=["vault:hook"]), "secrets: .*env:NAME or file:/path"),
         (webhook(secrets=["env:A"] * 5), "secrets"),
         (webhook(scheme="none"), "scheme"),
+        (
+            spec(trigger_type="event", trigger_config={"types": ["x"], "colony": "a}:b"}),
+            "colony",
+        ),
         (spec(task="Hello ${person.name}"), "may name"),
         (spec(task="Costs 5 $ at most"), "write \\$\\$"),
         (spec(task=""), "task"),
