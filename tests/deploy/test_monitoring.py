@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import typer
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
+from typer.core import TyperGroup
 
+from colony.cli import app
 from colony.metrics import names
 from colony.metrics.instruments import Counter, Histogram
 from colony.testing import Fleet
@@ -132,6 +135,38 @@ async def test_each_alert_says_what_to_do() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
     ids = [panel["id"] for panel in json.loads(DASHBOARD.read_text())["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def runbook() -> str:
+    """All that tells an operator what to do: in the alerts, and at length."""
+    short = [str(rule["annotations"]) for rule in rules()]
+    return "\n".join([(DEPLOY / "README.md").read_text(), *short])
+
+
+async def test_the_runbook_names_panels_that_are() -> None:
+    """By their titles."""
+    named = set(re.findall(r'panel\s"([^"]+)"', runbook()))
+    assert named >= {"Cost", "Tokens"}
+    assert named <= {title for title, _ in panels()}
+
+
+async def test_the_runbook_names_commands_that_are() -> None:
+    """Each `colony …` parses, with all of its options and arguments; "ID…" means several, N a number."""
+    named = set(re.findall(r"`colony ([a-z][^`]*)`", runbook()))
+    assert len(named) > 25
+    for words in sorted(named):
+        parse(re.sub(r"\bN$", "3", words.replace("ID…", "ID ID")).split())
+
+
+def parse(words: list[str]) -> None:
+    """As the command line does; nothing is run."""
+    name, command = "colony", typer.main.get_command(app)
+    context = command.context_class(command, info_name=name)
+    while isinstance(command, TyperGroup):
+        named, found, words = command.resolve_command(context, words)
+        assert found is not None, words
+        name, command = str(named), found
+    command.make_context(name, words, parent=context)
 
 
 def promtool(*arguments: str | Path, cwd: Path | None = None) -> None:
