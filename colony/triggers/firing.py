@@ -20,6 +20,7 @@ from colony.errors import (
     InvalidTask,
     InvalidTrigger,
     SpawnRefused,
+    StoreUnavailable,
     TriggerBusy,
     TriggerPaused,
     UnknownTrigger,
@@ -89,7 +90,7 @@ class Firing:
     async def fire_timer(self, due: DueTimer, now: int) -> list[Ring]:
         """What is to be fired of a timer that is due, in order; returns whom to ring for.
 
-        What came to nothing stands in the trigger's history.
+        What came to nothing stands in the trigger's history. Raises `StoreUnavailable`: it stays due.
         """
         try:
             spec = TriggerSpec.model_validate_json(due.spec)
@@ -153,6 +154,8 @@ class Firing:
             _, rings = await self._accept(spec, Occasion("timer", {}), trigger, fire, worker_id)
         except (TriggerPaused, TriggerBusy, UnknownTrigger):
             return []  # the store has noted it, or another ringer was first
+        except StoreUnavailable:
+            raise  # the slot stays due: passing it over now, if Redis is there again, would lose it
         except SpawnRefused as error:
             log.warning("timer %s stays due: %s", spec.id, error)
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from colony.doorbell import Doorbells, celery_app
 from colony.errors import (
     InvalidTask,
     InvalidTrigger,
+    StoreUnavailable,
     TriggerBusy,
     TriggerPaused,
     UnknownTrigger,
@@ -23,6 +25,7 @@ from colony.models import ReportStatus, TriggerInfo, WorkerState
 from colony.settings import Settings
 from colony.spawning import Spawner
 from colony.store import Store
+from colony.store.scripts import Script
 from colony.store.triggers import DueTimer
 from colony.tasks import Limits
 from colony.triggers import TriggerSpec
@@ -328,6 +331,30 @@ async def test_idle_gating(store: Store) -> None:
     await late_by(store, "t", 100)
     assert await ring(store) == 1
     assert (await info(store, "t")).fired == 1
+
+
+async def test_redis_away_for_a_moment_keeps_a_timer_due(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between being handed out and being accepted: it is not passed over, and the next ringer fires it."""
+    await put(store, timer())
+    await late_by(store, "t", 100)
+    script = store.link.script
+    away = [False, True]
+
+    async def once_away(what: Script, prefix: str, args: Sequence[Any]) -> Any:
+        if what.name == "accept" and away.pop():
+            raise StoreUnavailable("Redis is away")
+        return await script(what, prefix, args)
+
+    monkeypatch.setattr(store.link, "script", once_away)
+    with pytest.raises(StoreUnavailable):
+        await ring(store)
+    assert await store.fires("t", 10) == []
+    await store.link.call("DEL", store.keys("ringing"))
+    assert await ring(store) == 1
+    found = await info(store, "t")
+    assert (found.fired, found.missed) == (1, 0)
 
 
 async def test_a_closed_intake_keeps_a_timer_due(store: Store) -> None:
