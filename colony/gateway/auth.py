@@ -32,6 +32,8 @@ SCHEME = "token"
 """The name of the security scheme in the OpenAPI description."""
 PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 """Headers by which a proxy says that it asks for somebody else."""
+REFUSALS = (ColonyError, HTTPException, RequestValidationError)
+"""What is answered with a problem, and counted by its status."""
 BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 
@@ -77,12 +79,12 @@ class Doorkeeper:
             )
         return holder.token_id
 
-    async def count(self, request: Request, error: Exception) -> None:
+    async def count(self, request: Request, error: Exception, what: str = "http") -> None:
         """Add a refusal to the totals of the colony (``http_401``, … in ``colony stats``)."""
         colony_id = str(request.path_params.get("colony", ""))
         if NAME.fullmatch(colony_id) and not isinstance(error, StoreUnavailable):
             try:
-                await self.colonies.store(colony_id).tally(f"http_{status_of(error)}")
+                await self.colonies.store(colony_id).tally(f"{what}_{int(status_of(error))}")
             except StoreUnavailable:
                 pass  # the answer matters more than its count
 
@@ -138,11 +140,29 @@ class GuardedRoute(APIRoute):
                 if self.body_field is not None:
                     _must_be_json(request)
                 return await inner(_JsonRequest(request.scope, request.receive))
-            except (ColonyError, HTTPException, RequestValidationError) as error:
+            except REFUSALS as error:
                 await doorkeeper.count(request, error)
                 raise
 
         return guarded
+
+
+class HookRoute(APIRoute):
+    """A route that asks for no token. What it refuses is counted as ``webhook_401`` and the like."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler, counted."""
+        inner = super().get_route_handler()
+
+        async def counted(request: Request) -> Response:
+            doorkeeper: Doorkeeper = request.app.state.doorkeeper
+            try:
+                return await inner(request)
+            except REFUSALS as error:
+                await doorkeeper.count(request, error, "webhook")
+                raise
+
+        return counted
 
 
 def _must_be_json(request: Request) -> None:

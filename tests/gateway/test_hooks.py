@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,17 @@ async def accepted(api: Api) -> int:
     return (await api.runtime.get_stats()).totals.get("accepted", 0)
 
 
+@asynccontextmanager
+async def counted(api: Api, **expected: int) -> AsyncIterator[None]:
+    """What is refused meanwhile is counted so, and nothing is accepted beyond it."""
+    before = (await api.runtime.get_stats()).totals
+    yield
+    after = (await api.runtime.get_stats()).totals
+    kept = [name for name in after if name.startswith("webhook_") or name == "accepted"]
+    added = {name: after[name] - before.get(name, 0) for name in kept}
+    assert {name: n for name, n in added.items() if n} == expected
+
+
 @pytest.mark.parametrize("scheme", SIGNED)
 async def test_the_right_signature_spawns_once(api: Api, put: Put, scheme: str) -> None:
     """Scenario 32: 202 with the worker's id; the same delivery again, also five at once: 200 with the
@@ -148,15 +160,13 @@ async def test_five_at_once_are_one(api: Api, put: Put, scheme: str) -> None:
 async def test_a_wrong_signature_spawns_nothing(api: Api, put: Put, scheme: str, how: str) -> None:
     """Scenario 32: 401, nothing accepted, counted."""
     path = await put(scheme)
-    before = await accepted(api)
     headers = SIGNED[scheme](secret=OTHER) if how == "wrong" else {}
     if how == "garbage":
         headers = dict.fromkeys(SIGNED[scheme](), "v1,ÿ~ \xe9")
-    answer = await send(api, path, headers)
+    async with counted(api, webhook_401=1):
+        answer = await send(api, path, headers)
     assert answer.status_code == 401, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert await accepted(api) == before
-    assert (await api.runtime.get_stats()).totals["webhook_401"] >= 1
 
 
 async def test_a_changed_body_does_not_fit_its_signature(api: Api, put: Put) -> None:
@@ -169,17 +179,17 @@ async def test_a_changed_body_does_not_fit_its_signature(api: Api, put: Put) -> 
 async def test_a_replayed_one_is_refused(api: Api, put: Put, age: timedelta) -> None:
     """Scenario 32: rightly signed, but of another time: 409. Wrongly signed as well: 401."""
     path = await put("standard")
-    before = await accepted(api)
-    assert (await send(api, path, standard(age=age))).status_code == 409
-    assert (await send(api, path, standard(OTHER, age=age))).status_code == 401
-    assert await accepted(api) == before
+    async with counted(api, webhook_409=1, webhook_401=1):
+        assert (await send(api, path, standard(age=age))).status_code == 409
+        assert (await send(api, path, standard(OTHER, age=age))).status_code == 401
 
 
 async def test_a_body_under_another_delivery_id_is_a_replay(api: Api, put: Put) -> None:
     """GitHub does not sign the id: who replays a body with a new one is refused."""
     path = await put("github")
-    assert (await send(api, path, github())).status_code == 202
-    assert (await send(api, path, github(delivery="d-2"))).status_code == 409
+    async with counted(api, accepted=1, webhook_409=1):
+        assert (await send(api, path, github())).status_code == 202
+        assert (await send(api, path, github(delivery="d-2"))).status_code == 409
 
 
 async def test_a_secret_is_changed_without_a_gap(api: Api, put: Put) -> None:
@@ -208,12 +218,11 @@ async def test_a_bad_call_spawns_nothing(
 ) -> None:
     """Rightly signed: malformed, too large, without what the task names, by another method."""
     path = await put("github", max_bytes=100_000 if status == 400 else 1000)
-    before = await accepted(api)
     body = change.get("body", BODY)
-    answer = await send(api, path, github(body=body), body, change.get("method", "POST"))
+    async with counted(api, **{f"webhook_{status}": 1}):
+        answer = await send(api, path, github(body=body), body, change.get("method", "POST"))
     assert answer.status_code == status, answer.text
     assert says in answer.text
-    assert await accepted(api) == before
 
 
 async def test_what_is_no_json_is_text(api: Api, put: Put) -> None:
@@ -227,13 +236,51 @@ async def test_what_is_no_json_is_text(api: Api, put: Put) -> None:
 
 async def test_a_path_of_nobody_and_a_trigger_that_is_paused(api: Api, put: Put) -> None:
     """404, and 409 until it is resumed; the delivery that was refused is then accepted."""
-    assert (await send(api, "/of/nobody", github())).status_code == 404
+    async with counted(api, webhook_404=2, webhook_422=1):
+        assert (await send(api, "/of/nobody", github())).status_code == 404
+        assert (await send(api, "/no%20path", github())).status_code == 404
+        assert (await send(api, "/" + "long" * 51, github())).status_code == 422
     path = await put("github")
     trigger_id = path[1:].replace("/", ".")
     await api.runtime.pause_trigger(trigger_id)
-    assert (await send(api, path, github())).status_code == 409
+    async with counted(api, webhook_409=1):
+        assert (await send(api, path, github())).status_code == 409
     await api.runtime.resume_trigger(trigger_id)
-    assert (await send(api, path, github())).status_code == 202
+    async with counted(api, accepted=1):
+        assert (await send(api, path, github())).status_code == 202
+
+
+async def test_one_more_than_may_live_is_passed_over(api: Api, put: Put) -> None:
+    """`max_concurrent`: 429, and 202 for the same delivery when there is room."""
+    path = await put("github", task="sleep")
+    trigger_id = path[1:].replace("/", ".")
+    spec = (await api.runtime.get_trigger(trigger_id)).spec
+    await api.runtime.put_trigger({**spec, "max_concurrent": 1})
+    other = json.dumps({"another": 1}).encode()
+    async with counted(api, accepted=2, webhook_429=1):
+        first = await send(api, path, github())
+        assert first.status_code == 202
+        busy = await send(api, path, github(body=other), other)
+        assert busy.status_code == 429
+        assert int(busy.headers["retry-after"]) >= 1
+        await api.runtime.stop_worker(first.json()["worker_id"])
+        await api.runtime.wait_for_worker(first.json()["worker_id"], timeout=20)
+        second = await send(api, path, github(body=other), other)
+        assert second.status_code == 202
+    await api.runtime.stop_worker(second.json()["worker_id"])
+
+
+async def test_a_paused_intake_asks_to_send_again(api: Api, put: Put) -> None:
+    """503, counted; the same delivery is accepted afterwards."""
+    path = await put("bearer")
+    await api.runtime.pause_intake()
+    try:
+        async with counted(api, webhook_503=1):
+            assert (await send(api, path, bearer())).status_code == 503
+    finally:
+        await api.runtime.resume_intake()
+    async with counted(api, accepted=1):
+        assert (await send(api, path, bearer())).status_code == 202
 
 
 ODD_SECRETS = {
@@ -260,7 +307,8 @@ async def test_a_secret_that_is_none_does_not_stop_the_good_one(
     assert "secrets[0] is not used" in told[0]
     assert ODD_SECRETS[name] not in told[0].replace("whsec_…", "") or name == "one letter"
     alone = await put("standard", ODD_SECRETS[name])
-    assert (await send(api, alone, standard())).status_code == 503
+    async with counted(api, webhook_503=1):
+        assert (await send(api, alone, standard())).status_code == 503
 
 
 async def test_a_secret_that_is_not_there_yet_does_not_stop_the_old_one(
