@@ -39,6 +39,16 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         most = getattr(self.controller, "max_concurrency", None) or self.pool.num_processes
         return int(most) - len(state.reserved_requests)
 
+    def stop(self) -> None:
+        """Take nothing more; doorbells that are on their way here go back, for other nodes."""
+        super().stop()
+        channel = getattr(self.task_consumer, "channel", None)
+        if channel is not None and self.connection is not None:
+            try:
+                channel.give_back()
+            except self.connection.connection_errors as error:
+                log.warning("doorbells may be lost, and rung again later: %s", error)
+
     def ensure_connected(self, conn: Any) -> Any:
         """Try again every second: Celery's tries are up to 30 s apart, long after the broker is back."""
         conn.ensure_connection = partial(
@@ -87,7 +97,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 intake,
             )
             self.cancel_task_queue(intake)
-        message.channel._put(intake, message._raw)
+        try:
+            message.channel._put(intake, message._raw)
+        except Exception as error:
+            _set_aside(f"not passed on to the intake ({type(error).__name__}: {error})", message)
+            raise
         message.ack()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:

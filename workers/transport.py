@@ -25,17 +25,23 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from queue import Empty
 from typing import Any, ClassVar
 
 from kombu.transport import redis
 from kombu.transport.virtual import Message
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+from redis.exceptions import NoPermissionError
 
 log = logging.getLogger("colony.transport")
 
 AT_MOST = 32
 """Messages asked for at a time."""
+
+ANSWER_SECONDS = 2.0
+"""BRPOP is answered within one, if only that there is nothing."""
 
 SetAside = Callable[[str, str], None]
 
@@ -71,85 +77,109 @@ class QoS(redis.QoS):
 
 
 class Channel(redis.Channel):
-    """A channel whose reader survives what it cannot read."""
+    """A channel whose reader takes several doorbells at a time, and survives what it cannot read."""
 
     QoS = QoS
+    may_take_several: ClassVar[bool] = True
+    """Until Redis says that we may not: rules for users that were written for an older version."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._doorbells: set[str] = set()
-        """Queues without acknowledgement."""
-        self._run = 0
-        """How many messages the last answer brought, if it was all that were asked for; else 0."""
-        self._asked = 1
-        """How many are asked for now."""
+        self._doorbell_queues: set[str] = set()
+        """Those without acknowledgement."""
+        self._asked: tuple[str, int] | None = None
+        """Of which queue how many messages are asked for now; None: of all of them, one."""
+        self._brought = 0
+        """How many the last answer brought, if it was all that were asked for; else 0."""
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Remember which queues hold doorbells."""
         if no_ack:
-            self._doorbells.add(queue)
+            self._doorbell_queues.add(queue)
         return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        self._asked = self._how_many()
-        if self._asked == 1:
+        self._asked = self._several()
+        if self._asked is None:
             super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
             return
-        [queue] = self._doorbells
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()  # type: ignore[assignment]
-        self.client.connection.send_command("RPOP", queue, self._asked)
+        self.client.connection.send_command("RPOP", *self._asked)
 
-    def _how_many(self) -> int:
-        """One, unless messages come just now and doorbells are all that can come."""
-        if len(self._doorbells) != 1 or set(self.active_queues) != self._doorbells:
-            return 1
-        return max(1, min(2 * self._run, AT_MOST, Room.slots()))
+    def _several(self) -> tuple[str, int] | None:
+        """More than one where they come just now, and doorbells are all that can come."""
+        count = min(2 * self._brought, AT_MOST, Room.slots())
+        match self.active_queues:
+            case [queue] if count > 1 and queue in self._doorbell_queues and self.may_take_several:
+                return queue, count
+        return None
 
     def _brpop_read(self, **options: Any) -> Any:
+        """Deliver what came, all of it. Raises `Empty`."""
         try:
-            if self._asked > 1:
-                self._read_several(**options)
-            else:
-                self._run = 0
-                self._read_one(partial(super()._brpop_read, **options))
-                self._run = 1
-        except Empty:
-            Heard.reply = time.monotonic()
-            raise
-        Heard.a_message()
-        return True
-
-    def _read_several(self, **options: Any) -> None:
-        """The answer to RPOP. Raises `Empty`."""
-        asked, self._run = self._asked, 0
-        try:
-            found = self.client.parse_response(self.client.connection, "RPOP", **options)
-        except self.connection_errors:
-            self.client.connection.disconnect()  # the next turn connects again
-            raise
+            queue, messages = self._answer(**options)
         finally:
             self._in_poll = None  # type: ignore[assignment]
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
-        if not found:
+        if not messages:
+            Heard.reply = time.monotonic()
             raise Empty
-        [queue] = self._doorbells
-        for item in found:
-            self._read_one(partial(self._deliver_one, queue, item))
-        self._run = asked if len(found) == asked else 0
+        Heard.a_message()
+        failures = []
+        for message in messages:
+            try:
+                self._deliver(message, queue)
+            except Exception as error:  # noqa: BLE001 (raised below, once the others have been delivered)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return True
 
-    def _deliver_one(self, queue: str, item: bytes) -> None:
-        self.connection._deliver(json.loads(item.decode()), queue)
-
-    def _read_one(self, read: Callable[[], Any]) -> None:
+    def _answer(self, **options: Any) -> tuple[str, list[bytes]]:
+        """The queue, and what it held."""
+        asked, self._asked, self._brought = self._asked, None, 0
+        command = "RPOP" if asked else "BRPOP"
         try:
-            read()
+            reply = self.client.parse_response(self.client.connection, command, **options)
+        except NoPermissionError as error:
+            if asked is None:
+                raise
+            log.warning("doorbells are taken one by one, which is slower: %s", error)
+            Channel.may_take_several = False
+            return "", []
+        except self.connection_errors:
+            self.client.connection.disconnect()  # the next turn connects again
+            raise
+        if not reply:
+            return "", []
+        if asked is None:
+            key, message = reply
+            queue, wanted, messages = bytes_to_str(key).rsplit(self.sep, 1)[0], 1, [message]
+            self._queue_cycle.rotate(queue)
+        else:
+            (queue, wanted), messages = asked, reply
+        self._brought = len(messages) if len(messages) == wanted else 0
+        return queue, messages
+
+    def _deliver(self, raw: bytes, queue: str) -> None:
+        text = bytes_to_str(raw)
+        try:
+            message = loads(text)
         except json.JSONDecodeError as error:
-            self.connection.client.transport.set_aside_message(f"not JSON: {error}", error.doc)
-        except UnicodeDecodeError as error:
-            self.connection.client.transport.set_aside_message(
-                f"not UTF-8: {error}", repr(error.object[:2000])
-            )
+            self.connection.set_aside_message(f"not JSON: {error}", text)
+        except (ValueError, TypeError, RecursionError) as error:
+            self.connection.set_aside_message(f"not read ({type(error).__name__}: {error})", text)
+        else:
+            self.connection._deliver(message, queue)
+
+    def give_back(self) -> None:
+        """Of a channel whose consumers are cancelled: wait for the answer that is on its way, and put what it
+        brings back into its queue. Without this it would stay here until the connection ends."""
+        waiting: Any = self._in_poll
+        if waiting and waiting.can_read(ANSWER_SECONDS):
+            with suppress(Empty):
+                self._brpop_read()
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Acknowledge what awaits it; a message of a ``no_ack`` queue does not."""
@@ -172,9 +202,17 @@ class Transport(redis.Transport):
     """Whether no message is to be asked for any more. The node sets it."""
 
     def _deliver(self, message: Any, queue: str) -> None:
-        reason = self._unreadable(message)
+        try:
+            made = Message(message, channel=self.channels[0])
+            reason = (
+                None
+                if {"exchange", "routing_key"} <= set(made.delivery_info)
+                else "no delivery_info"
+            )
+        except Exception as error:  # noqa: BLE001 (whatever kombu stumbles over, the message is set aside)
+            reason = f"not a kombu message ({type(error).__name__}: {error})"
         if reason is None:
-            super()._deliver(_with_shared_keys(message), queue)  # type: ignore[no-untyped-call]
+            super()._deliver(_with_shared_keys(message, 3), queue)  # type: ignore[no-untyped-call]
         else:
             self.set_aside_message(reason, json.dumps(message, default=repr))
 
@@ -184,22 +222,10 @@ class Transport(redis.Transport):
         if Transport.set_aside is not None:
             Transport.set_aside(reason, text)
 
-    def _unreadable(self, message: Any) -> str | None:
-        """Why kombu could not make a message of this; None when it can."""
-        try:
-            made = Message(message, channel=self.channels[0])
-            return (
-                None
-                if {"exchange", "routing_key"} <= set(made.delivery_info)
-                else "no delivery_info"
-            )
-        except Exception as error:  # noqa: BLE001 (whatever kombu stumbles over, the message is set aside)
-            return f"not a kombu message ({type(error).__name__}: {error})"
 
-
-def _with_shared_keys(value: Any) -> Any:
-    """The same message with its keys interned: JSON makes them anew each time, and a node keeps
-    the message of every running worker (2 KB less for each)."""
-    if isinstance(value, dict):
-        return {sys.intern(key): _with_shared_keys(item) for key, item in value.items()}
+def _with_shared_keys(value: Any, levels: int) -> Any:
+    """The same message with the keys of so many levels interned: JSON makes them anew each time, and a node
+    keeps the message of every running worker (2 KB less for each)."""
+    if levels and isinstance(value, dict):
+        return {sys.intern(k): _with_shared_keys(item, levels - 1) for k, item in value.items()}
     return value

@@ -66,6 +66,11 @@ def message(
     return json.dumps({**envelope, **changes}).encode()
 
 
+def deep(levels: int) -> Any:
+    """An object in an object in an object …"""
+    return {"a": deep(levels - 1)} if levels else 1
+
+
 BAD_MESSAGES = {
     "not JSON": (b"garbage {", "not JSON"),
     "empty": (b"", "not JSON"),
@@ -73,6 +78,10 @@ BAD_MESSAGES = {
     "a number": (b"17", "not a kombu message"),
     "a list": (b"[1, 2]", "not a kombu message"),
     "an object of another shape": (b'{"worker": "w1"}', "not a kombu message"),
+    "a type nobody knows": (b'{"__type__": "x", "__value__": 1}', "not read (ValueError"),
+    "no UUID": (b'{"__type__": "uuid", "__value__": 1}', "not read ("),
+    "too deep to be read": (b"[" * 100_000, "not read (RecursionError"),
+    "deep": (message(headers={"task": "x", "a": deep(400)}), "unknown task 'x'"),
     "no delivery_info": (message(properties={"delivery_tag": "d2"}), "no delivery_info"),
     "unknown task": (message(task="shop.checkout"), "unknown task 'shop.checkout'"),
     "not a task": (message(headers={}), "not a Celery task message"),

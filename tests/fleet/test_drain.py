@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -11,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from colony import ReportStatus
 from colony.errors import UnknownNode
 from colony.models import WorkerState
 from colony.redis_server import EmbeddedRedis
-from colony.testing import Fleet, Node, wait_until
+from colony.testing import Fleet, Node, start_process, wait_until
 from tests.fleet.helpers import (
     assert_at_rest,
     assert_told_once,
@@ -25,6 +27,7 @@ from tests.fleet.helpers import (
     statuses,
     wait_for_state,
 )
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.fleet
 
@@ -393,3 +396,36 @@ async def test_a_drain_ends_without_redis(fleet: type[Fleet]) -> None:
             node.terminate()
             assert node.wait(40) is not None
             redis.start()
+
+
+async def test_doorbells_on_their_way_to_a_node_that_ends_go_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis is far from it, it has asked for several, and drains for long: another node has them at once, not
+    when it has ended, or a janitor rings again."""
+    monkeypatch.setattr(Node, "start", staticmethod(start_process))
+    with EmbeddedRedis() as redis, Proxy(redis.url) as proxy, Redis.from_url(redis.url) as looker:
+
+        def asked() -> int:
+            return int(looker.info("commandstats").get("cmdstat_rpop", {}).get("calls", 0))
+
+        async with Fleet(
+            "tests.definitions:basic", nodes=0, redis_url=redis.url, ring_again_after="60"
+        ) as fleet:
+            runtime, far = fleet.runtime, fleet.start_node(redis_url=proxy.url)
+            await wait_until(lambda: " ready." in far.tail(200), 30, what="a node is ready")
+            [sleeper] = await runtime.spawn("sleep")
+            await wait_for_state(runtime, WorkerState.RUNNING, 1)
+            proxy.delay(250)
+            before = asked()
+            ids = await runtime.spawn("fetch", count=60)
+            await wait_until(lambda: asked() > before + 1, 20, what="it has asked for several")
+            far.terminate()
+            await fleet.add_nodes(1)
+            reports = await runtime.wait_for_worker_reports(ids, timeout=15)
+            assert far.process.poll() is None, "it has drained already"
+            assert statuses(reports) == {ReportStatus.SUCCESS: len(ids)}
+            assert {record.rings for record in await records(runtime, ids)} == {0}
+            proxy.open()
+            await runtime.stop_worker(sleeper)
+            assert await asyncio.to_thread(far.wait, 30) == 0, far.tail()

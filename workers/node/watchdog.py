@@ -25,15 +25,13 @@ import time
 from datetime import timedelta
 from typing import Any, Final
 
-from celery.worker import state as celery_state
-
 from colony.doorbell import queue_of
 from colony.errors import ColonyError
 from colony.store import Link, Store
 from workers.node.context import NodeContext
 from workers.node.heart import hand_over
 from workers.node.role import Role
-from workers.transport import Heard
+from workers.transport import Heard, Room
 
 log = logging.getLogger("colony.watchdog")
 
@@ -130,11 +128,7 @@ class Watchdog(Role):
 
     def _is_full(self) -> bool:
         """As Celery's consumer counts, when it decides whether to ask for a message."""
-        pool = getattr(self._worker, "pool", None)
-        if pool is None:
-            return True
-        limit = getattr(self._worker, "max_concurrency", None) or pool.num_processes
-        return bool(len(celery_state.reserved_requests) >= limit)
+        return getattr(self._worker, "pool", None) is None or Room.slots() <= 0
 
     def _has_no_queue(self) -> bool:
         """An operator has cancelled it (`celery control cancel_consumer`)."""
