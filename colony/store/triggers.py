@@ -84,9 +84,10 @@ class TriggerKeeping(StoreBase):
         route: str = "",
         times: Times | None = None,
         declared: str = "",
-        cursor: str = "",
+        watched: tuple[str, str] = ("", ""),
     ) -> Sequence[str]:
-        """Keep a trigger. The answers are those of ``lua/put_trigger.lua``."""
+        """Keep a trigger; `watched`: the colony whose events fire it, and the latest of them. The answers are
+        those of ``lua/put_trigger.lua``."""
         reply = await self.run(
             "put_trigger",
             trigger_id,
@@ -98,7 +99,7 @@ class TriggerKeeping(StoreBase):
             *(("", 0, 0) if times is None else (times.digest, times.due, times.slot)),
             declared,
             MAX_TRIGGERS,
-            cursor,
+            *watched,
         )
         return [str(word) for word in reply]
 
@@ -134,9 +135,9 @@ class TriggerKeeping(StoreBase):
         flat = await self.run("watchers", millis(interval))
         return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3) if flat[i + 1]]
 
-    async def set_cursor(self, trigger_id: str, cursor: str) -> None:
-        """Up to where a trigger has seen the events."""
-        await self.run("set_cursor", trigger_id, cursor)
+    async def set_cursor(self, trigger_id: str, watched: str, before: str, cursor: str) -> bool:
+        """Up to where a trigger has seen the events of a colony; False where its cursor is not `before`."""
+        return bool(await self.run("set_cursor", trigger_id, watched, before, cursor) == "ok")
 
     async def set_timer(self, trigger_id: str, *, due: int, slot: int) -> None:
         """Set a timer's next time, if it has one."""

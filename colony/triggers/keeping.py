@@ -29,7 +29,7 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
         if spec.timer is None
         else _first_times(spec.id, spec.timer, await store.now_ms()),
         declared=_digest(text) if declared else "",
-        cursor="" if spec.event is None else await watched(store, spec.event).latest_event(),
+        watched=("", "") if spec.event is None else await _watched_from(store, spec.event),
     )
     match reply:
         case ["route", owner]:
@@ -56,6 +56,11 @@ async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
 def watched(store: Store, config: EventConfig) -> Store:
     """The colony whose events are watched."""
     return Store(store.link, config.colony or store.colony_id)
+
+
+async def _watched_from(store: Store, config: EventConfig) -> tuple[str, str]:
+    source = watched(store, config)
+    return source.colony_id, await source.latest_event()
 
 
 def next_times(trigger_id: str, timer: TimerConfig, now: int) -> tuple[int, int]:

@@ -224,6 +224,17 @@ async def put_trigger(store: Store) -> Request:
     )
 
 
+async def _watcher(store: Store) -> None:
+    """A trigger that the events of another colony fire."""
+    watched = ("other", "1-0")
+    await store.put_trigger("w", "{}", kind="event", most=None, policy="skip", watched=watched)
+
+
+@scene(TRANSITIONS)
+async def put_trigger_that_watches(store: Store) -> Request:
+    return lambda: _watcher(store)
+
+
 @scene(TRANSITIONS)
 async def pause_trigger(store: Store) -> Request:
     await _timer(store)
@@ -232,13 +243,13 @@ async def pause_trigger(store: Store) -> Request:
 
 @scene(TRANSITIONS)
 async def set_cursor(store: Store) -> Request:
-    await _timer(store)
-    return lambda: store.set_cursor("t", "1-5")
+    await _watcher(store)
+    return lambda: store.set_cursor("w", "other", "1-0", "1-5")
 
 
 @scene(HOUSEKEEPING)
 async def watchers(store: Store) -> Request:
-    await store.put_trigger("w", "{}", kind="event", most=None, policy="skip", cursor="1-0")
+    await _watcher(store)
     return lambda: store.watchers(HOUR)
 
 

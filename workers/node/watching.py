@@ -56,16 +56,17 @@ async def watch_events(
 async def _watch(
     firing: Firing, spec: TriggerSpec, source: Store, cursor: str, latest: str
 ) -> None:
+    store = firing.spawner.store
     page = await read_page(source, cursor, latest)
     assert spec.event is not None
     for before, event in page.events:
         if event.type == EventType.GAP:
             lost = Fire(spec.id, "event", missed=int(event.data.get("missed", 0)))
-            await firing.spawner.store.pass_over(lost, "missed: the log of events has them no more")
+            await store.pass_over(lost, "missed: the log of events has them no more")
         elif wants(spec.event, event) and not await _fire(firing, spec, source, event):
-            await firing.spawner.store.set_cursor(spec.id, before)
+            await store.set_cursor(spec.id, source.colony_id, cursor, before)
             return
-    await firing.spawner.store.set_cursor(spec.id, page.to)
+    await store.set_cursor(spec.id, source.colony_id, cursor, page.to)
 
 
 async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) -> bool:

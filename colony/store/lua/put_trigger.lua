@@ -1,7 +1,8 @@
 -- Keep a trigger, new or changed. A timer whose times have not changed keeps its next time.
 -- ARGV: 1 id, 2 specification (JSON), 3 type, 4 max_concurrent or '', 5 policy, 6 route or '', 7 digest of its times or '',
 --       8 first due ms, 9 first slot ms, 10 digest of its declaration, or '' when it was put by hand,
---       11 how many triggers a colony may have, 12 the latest event it is not to fire upon, or ''
+--       11 how many triggers a colony may have, 12 the colony whose events it watches or '',
+--       13 the latest of those events, which it is not to fire upon
 -- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}
 local id = ARGV[1]
 if redis.call('HEXISTS', K.meta, 'id') == 0 then return {'unknown_colony'} end
@@ -14,7 +15,7 @@ if ARGV[6] ~= '' then
   local owner = redis.call('HGET', K.routes, ARGV[6])
   if owner and owner ~= id then return {'route', owner} end
 end
-local old = redis.call('HMGET', K.trigger(id), 'route', 'times')
+local old = redis.call('HMGET', K.trigger(id), 'route', 'times', 'watched', 'cursor')
 if old[1] and old[1] ~= ARGV[6] then redis.call('HDEL', K.routes, old[1]) end
 if ARGV[6] ~= '' then redis.call('HSET', K.routes, ARGV[6], id) end
 redis.call('HSET', K.triggers, id, ARGV[2])
@@ -26,8 +27,15 @@ elseif old[2] ~= ARGV[7] then
   redis.call('HSET', K.trigger(id), 'slot', ARGV[9])
   if redis.call('HGET', K.trigger(id), 'paused') ~= '1' then redis.call('ZADD', K.timers, ARGV[8], id) end
 end
-if ARGV[12] ~= '' then redis.call('HSETNX', K.trigger(id), 'cursor', ARGV[12]) end
-if ARGV[3] == 'event' then redis.call('SADD', K.watchers, id) else redis.call('SREM', K.watchers, id) end
+if ARGV[12] == '' then
+  redis.call('HDEL', K.trigger(id), 'watched', 'cursor')
+  redis.call('SREM', K.watchers, id)
+else
+  -- A cursor is a place in one log: who watches another colony, or begins to watch, begins with what comes from now on.
+  if not old[4] or (old[3] and old[3] ~= ARGV[12]) then redis.call('HSET', K.trigger(id), 'cursor', ARGV[13]) end
+  redis.call('HSET', K.trigger(id), 'watched', ARGV[12])
+  redis.call('SADD', K.watchers, id)
+end
 if ARGV[10] ~= '' then redis.call('HSET', K.declared, id, ARGV[10]) end
 if ARGV[5] == 'queue' and ARGV[4] ~= '' then
   redis.call('HSET', K.meta, 'capped', '1', 'trigger_capped', '1')

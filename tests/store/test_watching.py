@@ -1,0 +1,82 @@
+"""From the event log to the triggers that events fire: each event once, since a trigger began to watch."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from colony.models import FireRecord
+from colony.store import Store
+from colony.triggers import TriggerSpec
+from colony.triggers.firing import Firing
+from colony.triggers.keeping import put
+from tests.store.fixtures import OpenColony
+from tests.store.kit import one
+from tests.store.test_triggers import firing_of, manual
+from workers.node.watching import watch_events
+
+ACCEPTED = "execution_accepted"
+
+
+def on_event(*types: str, trigger_id: str = "e", colony: str | None = None) -> TriggerSpec:
+    config: dict[str, Any] = {"types": types, "colony": colony}
+    return manual(trigger_id, trigger_type="event", trigger_config=config)
+
+
+async def watch(store: Store) -> None:
+    """One round of a node."""
+
+    async def made() -> Firing:
+        return firing_of(store)
+
+    await watch_events(store, made, interval=timedelta(0))
+
+
+async def fires_of(store: Store, trigger_id: str = "e") -> list[FireRecord]:
+    """Its fires, oldest first."""
+    return (await store.fires(trigger_id, 100))[::-1]
+
+
+async def test_another_colony_is_watched_from_now_on(open_colony: OpenColony) -> None:
+    """Whose log is longer, or shorter: nothing of its past fires, nothing of its future is passed over."""
+    store, long, short = [await open_colony() for _ in range(3)]
+    for _ in range(5):
+        await one(long)
+    await one(short)
+    for source in (short, long, short):
+        await put(store, on_event(ACCEPTED, colony=source.colony_id))
+        before = len(await fires_of(store))
+        await watch(store)
+        assert len(await fires_of(store)) == before
+        await one(source)
+        await watch(store)
+        assert len(await fires_of(store)) == before + 1
+
+
+async def test_a_trigger_that_watches_again_begins_anew(open_colony: OpenColony) -> None:
+    """What happened while it was of another type does not fire it; a change of its task loses nothing."""
+    store, other = [await open_colony() for _ in range(2)]
+    spec = on_event(ACCEPTED, colony=other.colony_id)
+    await put(store, spec)
+    await one(other)
+    await put(store, spec.model_copy(update={"task": "Another."}))
+    await watch(store)
+    assert len(await fires_of(store)) == 1
+    await put(store, manual("e"))
+    await one(other)
+    await put(store, spec)
+    await watch(store)
+    assert len(await fires_of(store)) == 1
+
+
+async def test_a_round_that_was_overtaken_leaves_the_cursor(open_colony: OpenColony) -> None:
+    """One who watched the colony of before, or came second, does not set it back."""
+    store, old, new = [await open_colony() for _ in range(3)]
+    await put(store, on_event(ACCEPTED, colony=old.colony_id))
+    [(_, _, cursor)] = await store.watchers(timedelta(0))
+    await put(store, on_event(ACCEPTED, colony=new.colony_id))
+    assert not await store.set_cursor("e", old.colony_id, cursor, "1-7")
+    assert await store.set_cursor("e", new.colony_id, cursor, "1-3")
+    assert not await store.set_cursor("e", new.colony_id, cursor, "1-2")
+    [(_, _, kept)] = await store.watchers(timedelta(0))
+    assert kept == "1-3"
