@@ -27,12 +27,31 @@ STEPS = 5
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What a figure is held to, at full size on two cores."""
+
+    words: str
+    is_met: bool
+
+    @classmethod
+    def at_most(cls, most: float, value: float, unit: str) -> Goal:
+        """Met up to so much."""
+        return cls(f"≤ {most:g} {unit}", value <= most)
+
+    @classmethod
+    def at_least(cls, least: float, value: float, unit: str) -> Goal:
+        """Met from so much on."""
+        return cls(f"≥ {least:,g} {unit}", value >= least)
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table."""
 
     what: str
     figure: str
     note: str = ""
+    goal: Goal | None = None
 
 
 @contextlib.asynccontextmanager
@@ -106,6 +125,7 @@ async def distance(agents: int, rounds: int) -> list[Row]:
             f"(p) Redis {DISTANCE_MS} ms away each way",
             f"{far / near:.2f} × loopback",
             f"{near:.2f} s and {far:.2f} s; rounds: {each}",
+            Goal.at_most(1.25, far / near, "×"),
         )
     ]
 
