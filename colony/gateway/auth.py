@@ -56,19 +56,11 @@ class Doorkeeper:
             raise _unauthorized("give a token: Authorization: Bearer colony_…")
         if not NAME.fullmatch(colony_id):
             raise _unauthorized("unknown token", "invalid_token")
-        store = self.colonies.store(colony_id)
-        holder = await token_holder(store, match[1])
+        holder = await token_holder(self.colonies.store(colony_id), match[1])
         if isinstance(holder, str):
             raise _unauthorized(f"{holder} token for colony {colony_id!r}", "invalid_token")
-        wait = await store.take_permit(
-            holder.token_id, rate=self.settings.rate, burst=self.settings.burst
-        )
-        if wait:
-            raise Refused(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"this token may make {self.settings.rate:g} requests a second",
-                retry_after=wait.total_seconds(),
-            )
+        most = self.settings
+        await self._pay(colony_id, holder.token_id, "this token may make", most.rate, most.burst)
         if not holder.allows(scope):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
@@ -78,6 +70,20 @@ class Doorkeeper:
                 },
             )
         return holder.token_id
+
+    async def admit_hook(self, colony_id: str, trigger_id: str) -> None:
+        """Before a webhook is read. Raises `Refused` for one too many; its sender asks again."""
+        who, most = f"hook:{trigger_id}", self.settings
+        await self._pay(colony_id, who, "this trigger takes", most.hook_rate, most.hook_burst)
+
+    async def _pay(self, colony_id: str, who: str, may: str, rate: float, burst: int) -> None:
+        wait = await self.colonies.store(colony_id).take_permit(who, rate=rate, burst=burst)
+        if wait:
+            raise Refused(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{may} {rate:g} requests a second",
+                retry_after=wait.total_seconds(),
+            )
 
     async def count(self, request: Request, error: Exception, what: str = "http") -> None:
         """Add a refusal to the totals of the colony (``http_401``, … in ``colony stats``)."""

@@ -46,6 +46,13 @@ class GatewaySettings(BaseSettings):
         description="Requests a second that one token may make, in all gateways; then 429.",
     )
     burst: int = Field(200, ge=1, description="Requests that it may make at once.")
+    hook_rate: float = Field(
+        50.0,
+        gt=0,
+        description="Webhooks a second that one trigger takes, rightly signed or not, in all gateways; then "
+        "429, before the body is read.",
+    )
+    hook_burst: int = Field(200, ge=1, description="Webhooks that it takes at once.")
     max_wait: Duration = Field(
         timedelta(seconds=60),
         ge=timedelta(0),

@@ -51,7 +51,7 @@ busy:<id>          set     its workers that have a place and have not ended     
 fires:<id>         list    its latest fires (JSON), newest first                 until removed; the last 100
 rejected           list    messages set aside, newest first                      the last 1,000
 tokens             hash    API token → name, scopes, SHA-256, end (JSON)         until revoked
-permits:<token>    string  until when its requests are paid for (ms)             until then
+permits:<who>      string  a token, hook:<trigger>: requests paid until (ms)     until then
 rates              zset    bucket of a rate limit → end of its window (µs)       until then; 10,000
 rate:<bucket>      zset    the requests in its window → when (µs)                the window
 events             stream  lifecycle events, id = generation-sequence            max_history

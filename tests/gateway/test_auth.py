@@ -205,6 +205,42 @@ async def test_the_rate_of_a_token_is_that_of_all_gateways(api: Api, start: Any)
     assert (await api.client.get(gateways[0].url + path, headers=other)).status_code == 200
 
 
+async def test_the_rate_of_a_webhook_is_that_of_all_gateways(
+    api: Api, start: Any, tmp_path: Path
+) -> None:
+    """A flood on a path is refused before its body is read and with the time to wait, signed or not, and is
+    counted; other triggers and tokens are not touched."""
+    limits = {"gateway_hook_rate": "1", "gateway_hook_burst": "5"}
+    gateways = [start(**limits), start(**limits)]
+    for gateway in gateways:
+        gateway.wait_ready()
+    (tmp_path / "secret").write_text("hush-hush")
+    for name in ("flooded", "quiet"):
+        config = {"path": f"/{name}", "scheme": "bearer", "secrets": f"file:{tmp_path / 'secret'}"}
+        spec = {"id": name, "trigger_type": "webhook", "trigger_config": config, "task": "fetch"}
+        await api.runtime.put_trigger(spec)
+    before = (await api.runtime.get_stats()).totals.get("webhook_429", 0)
+    hooks = f"/v1/colonies/{api.runtime.colony_id}/hooks"
+    good = {"Authorization": "Bearer hush-hush"}
+    flood = [
+        api.client.post(
+            f"{gateways[n % 2].url}{hooks}/flooded",
+            headers={} if n % 4 else good,
+            content=b"x" * 300_000 if n > 20 else b"{}",
+        )
+        for n in range(40)
+    ]
+    answers = await asyncio.gather(*flood)
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert 30 <= len(refused) <= 35, [answer.status_code for answer in answers]
+    assert problem(refused[0], 429)["retry_after"] > 0
+    counted = (await api.runtime.get_stats()).totals["webhook_429"] - before
+    assert counted == len(refused)
+    quiet = await api.client.post(f"{gateways[0].url}{hooks}/quiet", headers=good, content=b"{}")
+    assert quiet.status_code == 202
+    assert (await api.ask("GET", "/stats")).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
 async def test_without_tokens_only_on_loopback(start: Any, host: str) -> None:
     """`--no-auth` on an address that others can reach does not start, and says why."""

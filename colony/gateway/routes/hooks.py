@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from colony.credentials import resolve
 from colony.errors import CredentialError
-from colony.gateway.auth import HookRoute
+from colony.gateway.auth import Doorkeeper, HookRoute
 from colony.gateway.problems import Refused
 from colony.gateway.routes.common import ColonyId, Opened
 from colony.gateway.signatures import Delivery, verify, why_unusable
@@ -56,6 +56,8 @@ async def receive(
             f"expected {allowed}, got {request.method}",
             headers={"Allow": allowed},
         )
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    await doorkeeper.admit_hook(colony, spec.id)
     body = await _body(request, config)
     delivery = _verified(runtime, spec, config, request, body)
     values = {"webhook": _told(request, path, body, delivery)}
