@@ -95,7 +95,9 @@ class WebhookConfig(_Config):
     ``file:/path``), never a secret itself, resolved by the gateway; any of them may fit, so a secret is
     changed by naming the new beside the old. A delivery is accepted once within `remember`: by its body
     (``github``), its id (``standard``), its ``Idempotency-Key`` (``bearer``, where it has one).
-    `max_bytes` bounds the body.
+    `max_bytes` bounds the body; more than the gateway takes (COLONY_GATEWAY_MAX_BODY_BYTES, 8 MiB) is of
+    no use. What a body becomes must fit the colony's `max_data_bytes` (256 KiB), as compact JSON with what
+    else the worker is told of the call: what is larger is refused with 422.
     """
 
     path: str

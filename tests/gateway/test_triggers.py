@@ -122,3 +122,18 @@ async def test_a_token_watches_no_other_colony(api: Api) -> None:
     own = {**watching, "trigger_config": {**config, "colony": api.runtime.colony_id}}
     await api.json("PUT", "/triggers/own", json=own)
     await api.json("DELETE", "/triggers/own", 204)
+
+
+async def test_a_webhook_asks_for_no_bodies_that_cannot_come(api: Api) -> None:
+    """What the gateway would refuse anyway is refused when it is asked for; the bound itself is taken."""
+    config = {"path": "/large", "secrets": "env:HOOK_SECRET"}
+    large = {"trigger_type": "webhook", "task": "x"}
+    most = 8 * 1024 * 1024
+    wrong = {**large, "trigger_config": {**config, "max_bytes": most + 1}}
+    told = await api.json("PUT", "/triggers/large", 422, json=wrong)
+    assert "COLONY_GATEWAY_MAX_BODY_BYTES" in told["detail"]
+    await api.json("GET", "/triggers/large", 404)
+    await api.json(
+        "PUT", "/triggers/large", json={**large, "trigger_config": {**config, "max_bytes": most}}
+    )
+    await api.json("DELETE", "/triggers/large", 204)

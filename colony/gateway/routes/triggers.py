@@ -12,11 +12,19 @@ from colony.gateway import examples
 from colony.gateway.describe import link, operation
 from colony.gateway.models import Fire, Fired, Paused, PutTrigger
 from colony.gateway.problems import Refused
-from colony.gateway.routes.common import Caller, Cursor, IdempotencyKey, Limit, Runtime, router_for
+from colony.gateway.routes.common import (
+    Caller,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    Runtime,
+    Settings,
+    router_for,
+)
 from colony.listing import Page, make_cursor, read_cursor
 from colony.models import FireRecord, TriggerInfo
 from colony.tokens import Scope
-from colony.triggers import TriggerSpec
+from colony.triggers import TriggerSpec, WebhookConfig
 
 router = router_for("triggers")
 
@@ -48,12 +56,15 @@ async def get_trigger(trigger_id: TriggerId, runtime: Runtime) -> TriggerInfo:
     operation_id="put_trigger",
     **operation(Scope.ADMIN, examples.TRIGGER, body=True),
 )
-async def put_trigger(trigger_id: TriggerId, body: PutTrigger, runtime: Runtime) -> TriggerInfo:
+async def put_trigger(
+    trigger_id: TriggerId, body: PutTrigger, runtime: Runtime, settings: Settings
+) -> TriggerInfo:
     """Add a trigger, or change it while the fleet runs."""
     if body.id not in ("", trigger_id):
         raise InvalidTrigger(f"id: expected {trigger_id!r} as in the URL, or none, got {body.id!r}")
     spec = TriggerSpec.of({**body.model_dump(), "id": trigger_id})
     _must_stay_within(runtime.colony_id, spec)
+    _must_be_taken(settings.max_body_bytes, body.webhook)
     await runtime.put_trigger(spec)
     return await runtime.get_trigger(trigger_id)
 
@@ -67,6 +78,15 @@ def _must_stay_within(colony_id: str, spec: TriggerSpec) -> None:
             f"a token of {colony_id!r} may not watch the events of {other!r}: declare the trigger in the "
             "colony's definition, or put it with `colony trigger put` or the runtime where Redis is",
             field="body.trigger_config.colony",
+        )
+
+
+def _must_be_taken(most: int, config: WebhookConfig | None) -> None:
+    """Bodies of a size that is asked for can come through the gateway."""
+    if config is not None and "max_bytes" in config.model_fields_set and config.max_bytes > most:
+        raise InvalidTrigger(
+            f"trigger_config.max_bytes: this gateway takes bodies of at most {most} bytes "
+            f"(COLONY_GATEWAY_MAX_BODY_BYTES), got {config.max_bytes}"
         )
 
 
