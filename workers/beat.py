@@ -27,6 +27,7 @@ log = logging.getLogger("colony.beat")
 
 beat_init.disconnect(acquire_distributed_beat_lock)  # waits for the lock, and gives up at an error
 MOST_SECONDS_APART = 5.0
+"""How long it waits between two tries at most while Redis is away."""
 
 
 class Scheduler(RedBeatScheduler):  # type: ignore[misc]
@@ -36,14 +37,12 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     _failures = 0
 
     def setup_schedule(self) -> None:
-        """When Redis is first heard: it may be away when a beat starts."""
+        """When this beat takes the lead: Redis may be away when it starts."""
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Send what is due, if this beat leads. Returns the seconds until the next tick."""
         try:
-            if not self._leads():
-                return float(self.max_interval)
-            seconds = float(super().tick(*args, **kwargs))
+            seconds = super().tick(*args, **kwargs) if self._leads() else self.max_interval
         except LockError as error:
             log.warning("another beat may lead by now, this one stands by: %s", error)
             self.lock = None
@@ -56,7 +55,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         if self._failures:
             log.warning("Redis answers again after %d attempts", self._failures)
             self._failures = 0
-        return seconds
+        return float(seconds)
 
     def close(self) -> None:
         """Give the lead back. Where Redis is away, the lock runs out by itself."""
@@ -66,20 +65,28 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
             log.warning(
                 "the lead is not given back, it runs out in %s s: %s", self.lock_timeout, error
             )
+            self.lock = None
 
     def _leads(self) -> bool:
-        if self.lock is not None:
-            return True
-        client = get_redis(self.app)
-        lock = client.lock(self.lock_key, timeout=self.lock_timeout)
-        lock.lua_extend = client.register_script(
-            LUA_EXTEND_TO_SCRIPT
-        )  # to, not by, as RedBeat has it
-        if not lock.acquire(blocking=False):
-            return False
+        if self.lock is None:
+            client = get_redis(self.app)
+            lock = client.lock(self.lock_key, timeout=self.lock_timeout)
+            lock.lua_extend = client.register_script(
+                LUA_EXTEND_TO_SCRIPT
+            )  # to, not by, as RedBeat has it
+            if not lock.acquire(blocking=False):
+                return False
+            self.lock, self._is_set_up = lock, False
         if not self._is_set_up:
-            super().setup_schedule()
+            self._set_up()
             self._is_set_up = True
-        log.info("this beat leads")
-        self.lock = lock
+            log.info("this beat leads")
         return True
+
+    def _set_up(self) -> None:
+        """Write our entries anew: Redis may have lost them, or the beat before had a clock of its own and has
+        noted that they ran in an hour from now."""
+        client = get_redis(self.app)
+        for name in self.app.redbeat_conf.schedule:
+            client.hdel(self.Entry.generate_key(self.app, name), "meta")
+        super().setup_schedule()

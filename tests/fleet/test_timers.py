@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis import Redis
 
 from colony.models import FireRecord
 from colony.redis_server import EmbeddedRedis
@@ -120,7 +121,8 @@ async def test_a_cron_fires_at_its_seconds(runtime: ColonyRuntime) -> None:
 
 async def test_the_leading_beat_is_killed(fleet: Fleet, runtime: ColonyRuntime) -> None:
     """kill -9 of the beat that ticks: what is due meanwhile fires within 2 s all the same, once; the other
-    one takes over; then it gets company whose clock is an hour ahead, and is killed: nothing early."""
+    one takes over; then it gets company whose clock is an hour ahead, and is killed: nothing early. Nor is
+    who comes after that one late, and a schedule that Redis has lost is written anew."""
     fleet.start_beat()
     fleet.start_beat()
     leader = await leading(fleet)
@@ -134,9 +136,21 @@ async def test_the_leading_beat_is_killed(fleet: Fleet, runtime: ColonyRuntime) 
     second.kill()
     assert await leading(fleet) is ahead
     await fires_of(runtime, trigger_id, len(await runtime.get_fires(trigger_id)) + 2)
+    right = fleet.start_beat()
+    await wait_until(lambda: "beat: Starting" in right.tail(), 30, what="a beat that is right")
+    ahead.kill()
+    assert await leading(fleet) is right, "it waits for the hour that the other one was ahead"
     await runtime.pause_trigger(trigger_id)
     await assert_on_time(runtime, trigger_id)
-    ahead.kill()
+    with Redis.from_url(fleet.redis_url) as redis:
+        redis.delete(*redis.keys("colony.background.beat:*"))
+    ticks = right.tail(2000).count(TICK)
+    await wait_until(
+        lambda: right.tail(2000).count(TICK) > ticks + 1,
+        30,
+        what="ticks after its schedule was lost",
+    )
+    right.kill()
 
 
 async def test_what_was_missed_while_nobody_was_there(fleet: Fleet, runtime: ColonyRuntime) -> None:
