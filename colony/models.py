@@ -392,6 +392,7 @@ class Event(Model):
 
     Ids are ``generation-sequence``: sequence numbers are consecutive, the generation goes up when
     Redis was restarted. `execution_id` is the worker's id, as in the systems Colony grew from.
+    `cause`: the triggers that led to it, ``colony/trigger``, the latest last.
     """
 
     id: str | None = None
@@ -401,6 +402,7 @@ class Event(Model):
     execution_id: str | None = None
     worker_id: str | None = None
     correlation_id: str | None = None
+    cause: tuple[str, ...] = ()
     at: datetime
     data: dict[str, Any] = Field(default_factory=dict)
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from colony.models import FireRecord
 from colony.store import Store
+from colony.store.workers import Parent
 from colony.triggers import TriggerSpec
 from colony.triggers.firing import Firing
 from colony.triggers.keeping import put
+from tests.store.batch_kit import batch_of, end_all
 from tests.store.fixtures import OpenColony
-from tests.store.kit import one
-from tests.store.test_triggers import firing_of, manual
+from tests.store.kit import SOON, claim, one, success
+from tests.store.test_triggers import firing_of, manual, settle
 from workers.node.watching import watch_events
 
 ACCEPTED = "execution_accepted"
@@ -80,3 +82,53 @@ async def test_a_round_that_was_overtaken_leaves_the_cursor(open_colony: OpenCol
     assert not await store.set_cursor("e", new.colony_id, cursor, "1-2")
     [(_, _, kept)] = await store.watchers(timedelta(0))
     assert kept == "1-3"
+
+
+async def test_a_loop_through_a_batch_is_refused(open_colony: OpenColony) -> None:
+    """The event of a batch has no worker: it says what led to the parent that spawned it, who may be gone."""
+    store, other = [await open_colony() for _ in range(2)]
+    spec = on_event("batch_completed")
+    await put(store, spec)
+    await put(other, on_event("batch_completed", colony=store.colony_id))
+    batch_id, ids = await batch_of(store, 1)
+    await end_all(store, ids)
+    await store.join(batch_id, ring_again_after=SOON)
+    await watch(store)
+    [fire] = await fires_of(store)
+    assert (fire.outcome, fire.worker_id is None) == ("accepted", False)
+    by = Parent(str(fire.worker_id), "t1")
+    await claim(store, by.worker_id, token=by.token)
+    batch_id, ids = await batch_of(store, 2, parent=by)
+    await store.settle(by.worker_id, by.token, success())
+    await end_all(store, ids)
+    await store.join(batch_id, ring_again_after=SOON)
+    await store.retain(most=0, ttl=None, cap=100)
+    assert await store.batch(batch_id) is None
+    await watch(store)
+    accepted, refused = await fires_of(store)
+    assert accepted == fire
+    assert refused.outcome == f"refused: a loop ({store.colony_id}/e)"
+    await watch(other)
+    outcomes = [fire.outcome for fire in await fires_of(other)]
+    assert outcomes == ["accepted", "accepted"], "another's trigger may follow"
+
+
+async def test_a_loop_is_refused_after_its_workers_were_retired(store: Store) -> None:
+    """Its event itself says what led to it."""
+    await put(store, on_event("execution_completed"))
+    await settle(store, await one(store))
+    await watch(store)
+    [fire] = await fires_of(store)
+    await settle(store, str(fire.worker_id))
+    await store.retain(most=0, ttl=None, cap=100)
+    await watch(store)
+    assert [f.outcome.partition(":")[0] for f in await fires_of(store)] == ["accepted", "refused"]
+
+
+async def test_an_event_of_which_nobody_can_tell_what_led_to_it_is_refused(store: Store) -> None:
+    """Its worker's record was gone when it was written: it might be a loop."""
+    await put(store, on_event("execution_completed"))
+    await store.run("tell", "execution_completed", "w0", "{}")
+    await watch(store)
+    [fire] = await fires_of(store)
+    assert (fire.worker_id, fire.outcome.partition(":")[0]) == (None, "refused")

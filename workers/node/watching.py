@@ -1,14 +1,14 @@
 """From the event log of a colony, this one's or another's, to the triggers that events fire.
 
 Any node may do it, at any time. A trigger's cursor is moved after its fires, which are known by the
-event's id: one who dies between, or comes second, fires nothing twice. Loops are refused: a trigger
-never fires upon an event of a worker in whose lineage it stands.
+event's id: one who dies between, or comes second, fires nothing twice. Loops are refused: an event says
+which triggers led to it, to its worker or its batch, and none of them fires upon it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from colony.errors import (
@@ -72,14 +72,13 @@ async def _watch(
 async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) -> bool:
     """Whether the event is done with; False: it is tried again in the next round."""
     store = firing.spawner.store
-    cause = await _cause_of(source, event)
     try:
-        if f"{store.colony_id}/{spec.id}" in cause or len(cause) >= LONGEST_CAUSE:
-            await store.pass_over(Fire(spec.id, "event"), f"refused: a loop ({' > '.join(cause)})")
+        if refusal := _refusal(f"{store.colony_id}/{spec.id}", event):
+            await store.pass_over(Fire(spec.id, "event"), refusal)
             return True
         values = {"event": event.model_dump(mode="json")}
         key = f"{source.colony_id}/{event.id}"
-        await firing.fire(spec, Occasion("event", values, key, REMEMBER, cause))
+        await firing.fire(spec, Occasion("event", values, key, REMEMBER, event.cause))
     except (TriggerBusy, TriggerPaused, UnknownTrigger):
         return True
     except (SpawnRefused, StoreUnavailable) as error:
@@ -90,6 +89,10 @@ async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) 
     return True
 
 
-async def _cause_of(source: Store, event: Event) -> Sequence[str]:
-    record = None if event.worker_id is None else await source.get(event.worker_id)
-    return () if record is None else record.cause
+def _refusal(trigger: str, event: Event) -> str | None:
+    """Why it must not fire upon this event: it would be a loop, or nobody can tell."""
+    if trigger in event.cause or len(event.cause) >= LONGEST_CAUSE:
+        return f"refused: a loop ({' > '.join(event.cause)})"
+    if event.worker_id is not None and event.stream_id is None:
+        return f"refused: the record of {event.worker_id} was gone, perhaps a loop"
+    return None

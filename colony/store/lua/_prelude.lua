@@ -14,19 +14,21 @@ local function count(what, n) redis.call('HINCRBY', K.meta, 'total:' .. what, n 
 local TERMINAL = {COMPLETED = true, FAILED = true, STOPPED = true}
 local STATE_OF = {success = 'COMPLETED', partial = 'COMPLETED', failed = 'FAILED', timeout = 'FAILED', stopped = 'STOPPED'}
 
--- Write one lifecycle event to the log and to whoever listens; data is JSON text.
+-- Write one lifecycle event to the log and to whoever listens; data is JSON text. It says which triggers led to it: of a
+-- worker its record does, of a batch its own (cause, JSON): both may be gone when somebody asks.
 local face
-local function emit(kind, wid, data)
+local function emit(kind, wid, data, cause)
   face = face or redis.call('HMGET', K.meta, 'generation', 'max_history', 'id')
   local of, who = {false, false}, 'null'
   if wid then
-    of = redis.call('HMGET', K.worker(wid), 'stream', 'correlation')
-    who = quote(wid)
+    of = redis.call('HMGET', K.worker(wid), 'stream', 'correlation', 'cause')
+    who, cause = quote(wid), of[3]
   end
   local id = (face[1] or '1') .. '-' .. redis.call('HINCRBY', K.meta, 'events', 1)
   local event = '{"id":"' .. id .. '","type":' .. quote(kind) .. ',"colony_id":' .. quote(face[3] or '')
     .. ',"stream_id":' .. text_or_null(of[1]) .. ',"execution_id":' .. who .. ',"worker_id":' .. who
-    .. ',"correlation_id":' .. text_or_null(of[2]) .. ',"at":' .. int(now) .. ',"data":' .. data .. '}'
+    .. ',"correlation_id":' .. text_or_null(of[2]) .. (cause and ',"cause":' .. cause or '')
+    .. ',"at":' .. int(now) .. ',"data":' .. data .. '}'
   redis.call('XADD', K.events, 'MAXLEN', '~', face[2] or '10000', id, 'e', event)
   redis.call('PUBLISH', K.live, event)
 end

@@ -133,9 +133,10 @@ for position, wid in ipairs(ids) do
 end
 if ARGV[7] ~= '' then redis.call('DEL', K.staged(ARGV[7])) end
 if batch ~= '' then
+  local of = redis.call('HMGET', K.worker(ids[1]), 'correlation', 'cause')
   redis.call('HSET', K.batch(batch), 'state', 'OPEN', 'size', n, 'policy', ARGV[10], 'need', ARGV[11], 'good', 0,
-    'on_complete', ARGV[12], 'parent', parent, 'created', int(now),
-    'correlation', redis.call('HGET', K.worker(ids[1]), 'correlation') or '')
+    'on_complete', ARGV[12], 'parent', parent, 'created', int(now), 'correlation', of[1] or '')
+  if of[2] then redis.call('HSET', K.batch(batch), 'cause', of[2]) end
   for _, wid in ipairs(ids) do redis.call('RPUSH', K.members(batch), wid) end
   if deadline then
     redis.call('HSET', K.batch(batch), 'deadline', int(deadline))

@@ -4,7 +4,7 @@
 -- Returns: {'joined', {rings of the parent that it wakes, of queued siblings that it makes place for}} the first
 --          time, {'done'} after that, {'open', in, size} while members are missing, {'unknown'}
 local batch = ARGV[1]
-local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good', 'parent', 'on_complete', 'policy', 'correlation', 'background')
+local b = redis.call('HMGET', K.batch(batch), 'state', 'size', 'need', 'good', 'parent', 'on_complete', 'policy', 'correlation', 'background', 'cause')
 if not b[1] then redis.call('ZREM', K.joins, batch) return {'unknown'} end
 if b[1] ~= 'OPEN' then redis.call('ZREM', K.joins, batch) return {'done'} end
 local size, inside = tonumber(b[2]), redis.call('SCARD', K.arrived(batch))
@@ -26,7 +26,7 @@ redis.call('ZREM', K.joins, batch)
 redis.call('ZREM', K.due, 'batch:' .. batch)
 if rest then redis.call('ZADD', K.due, now, 'rest:' .. batch) else redis.call('DEL', K.arrived(batch)) end
 count('joined')
-emit('batch_completed', nil, result)
+emit('batch_completed', nil, result, b[10])
 redis.call('PUBLISH', K.reports, result)
 if b[6] and b[6] ~= '' then tell_producer('batch', batch, b[6], result) end
 local rings = {}
