@@ -17,6 +17,8 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
     `declared`: it is the definition's; the same declaration is put once, so what an operator changes stands
     until the definition says something else.
     """
+    if spec.timer is not None:
+        _check_jitter(spec.timer)
     text = spec.model_dump_json()
     reply = await store.put_trigger(
         spec.id,
@@ -44,11 +46,14 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
 
 
 async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
-    """Make the definition's triggers known, and forget those that it does not declare any more."""
+    """Make the definition's triggers known, and forget those that it does not declare any more. What was
+    declared before is let be."""
+    known = await store.declared_triggers()
     for spec in specs:
-        await put(store, spec, declared=True)
+        if known.get(spec.id) != _digest(spec.model_dump_json()):
+            await put(store, spec, declared=True)
     wanted = {spec.id for spec in specs}
-    for trigger_id in await store.declared_triggers():
+    for trigger_id in known:
         if trigger_id not in wanted:
             await store.remove_trigger(trigger_id, undeclared=True)
 
@@ -68,6 +73,13 @@ def next_times(trigger_id: str, timer: TimerConfig, now: int) -> tuple[int, int]
     schedule = timer.schedule()
     slot = schedule.first(now)
     return schedule.due(trigger_id, slot), slot
+
+
+def _check_jitter(timer: TimerConfig) -> None:
+    try:
+        timer.schedule().check_jitter()
+    except ValueError as error:
+        raise InvalidTrigger(f"trigger_config.jitter: {error}") from error
 
 
 def _first_times(trigger_id: str, timer: TimerConfig, now: int) -> Times:

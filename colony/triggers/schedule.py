@@ -23,6 +23,8 @@ MISSED_AT_MOST = 1_000_000
 
 SLOTS_LOOKED_AT = 64
 """Of a cron, to find the shortest time between two."""
+LOOKED_AT_FROM = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
+"""Always the same ones: in months without a change of clocks, in most places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,17 @@ class Schedule:
         schedule = cls(cron, 0 if interval is None else _ms(interval), zone, _ms(jitter))
         if cron is not None:
             _check_cron(cron, schedule)
-        schedule._check_jitter()
         return schedule
 
-    def _check_jitter(self) -> None:
-        """Refused where a time could be due after the next one: it would count as missed."""
-        now = _ms(timedelta(seconds=datetime.now(UTC).timestamp()))
+    def check_jitter(self) -> None:
+        """Raises `ValueError` where a time could be due after the next one: it would count as missed.
+
+        Asked where a trigger is put, not where it is read; the answer is the same on every day.
+        """
         least = self.interval_ms
         if self.cron is not None and self.jitter_ms:
-            least = min(
-                after - slot for slot, after in pairwise(islice(self._slots(now), SLOTS_LOOKED_AT))
-            )
+            some = islice(self._slots(LOOKED_AT_FROM), SLOTS_LOOKED_AT)
+            least = min(after - slot for slot, after in pairwise(some))
         if self.jitter_ms > least:
             raise ValueError(
                 f"jitter is {self.jitter_ms / 1000:g} s: expected at most the {least / 1000:g} s from one "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
@@ -385,6 +386,33 @@ async def test_a_path_is_taken_once(store: Store) -> None:
     assert await store.trigger_at("/x") == "b"
     await store.remove_trigger("b")
     assert await store.trigger_at("/x") is None
+
+
+TOO_LATE: dict[str, Any] = {"interval": 60, "jitter": 61}
+
+
+async def test_a_jitter_that_is_too_long_is_refused_where_it_is_put(store: Store) -> None:
+    """By hand and by a definition; one that is kept already is read, and fires."""
+    late = timer(config=TOO_LATE)
+    with pytest.raises(InvalidTrigger, match=r"trigger_config\.jitter: .* at most the 60 s"):
+        await put(store, late)
+    with pytest.raises(InvalidTrigger, match="at most the 60 s"):
+        await declare(store, [late])
+    assert await store.triggers() == []
+    await put(store, timer())
+    await store.link.call("HSET", store.keys("triggers"), "t", late.model_dump_json())
+    await late_by(store, "t", 62_000)
+    assert await ring(store) == 1
+    assert (await info(store, "t")).fired == 1
+
+
+async def test_what_was_declared_is_not_checked_again(store: Store) -> None:
+    """A definition that nodes have served for long does not keep one from starting."""
+    late = timer(config=TOO_LATE)
+    digest = hashlib.sha256(late.model_dump_json().encode()).hexdigest()[:16]
+    await store.link.call("HSET", store.keys("declared"), "t", digest)
+    await declare(store, [late])
+    await declare(store, [])
 
 
 async def test_what_an_operator_does_with_a_declared_trigger_stands(store: Store) -> None:

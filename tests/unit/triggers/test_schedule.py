@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -125,3 +126,21 @@ def test_what_cannot_be_meant_is_refused(expression: str, zone: str, says: str) 
     """With the reason."""
     with pytest.raises(ValueError, match=says):
         cron(expression, zone)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "jitter", "says"),
+    [
+        (every(minutes=1), timedelta(seconds=61), "at most the 60 s"),
+        (cron("0,5 * * * *"), timedelta(seconds=301), "at most the 300 s"),
+        (cron("0 9 * * *", "Europe/Berlin"), timedelta(days=1, seconds=1), "at most the 86400 s"),
+    ],
+)
+def test_a_jitter_longer_than_the_time_between_two_is_refused(
+    schedule: Schedule, jitter: timedelta, says: str
+) -> None:
+    """With what it may be at most: the same in each month of the year."""
+    longest = dataclasses.replace(schedule, jitter_ms=int(jitter.total_seconds()) * 1000 - 1000)
+    longest.check_jitter()
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(longest, jitter_ms=longest.jitter_ms + 1000).check_jitter()
