@@ -13,6 +13,11 @@ STORE_UP: Final = (
     "1 when Redis answered; 0: the metrics of the fleet are missing.",
 )
 
+LEFT_OUT: Final = (
+    "colony_figures_left_out",
+    "What there are more of than metrics tell: colonies, agents of a colony, counts of a colony.",
+)
+
 GAUGES: Final[Mapping[str, tuple[str, str]]] = {
     "nodes": ("colony_nodes", "Nodes whose lease is good."),
     "nodes_draining": ("colony_nodes_draining", "Those of them that drain."),

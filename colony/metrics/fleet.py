@@ -27,7 +27,7 @@ KEEP_SECONDS: Final = 2.0
 PATIENCE: Final = timedelta(seconds=1.5)
 MOST_COLONIES: Final = 50
 MOST_NAMES: Final = 100
-"""Agents, or totals, of one colony; what comes more is left out."""
+"""Agents, or totals, of one colony; what comes more is left out, and how much that is is a metric."""
 
 Sample = tuple[Mapping[str, str], float]
 Figures = Mapping[str, float]
@@ -76,7 +76,7 @@ class FleetReader:
         finally:
             await asyncio.gather(store.close(), queue.close())
         up = Family(*figures.STORE_UP, samples=[({}, 1)])
-        return [up, *_families_of(dict(zip(names, read, strict=False)))]
+        return [up, *_families_of(dict(zip(names, read, strict=False)), known=len(names))]
 
     async def _figures_of(self, store: Store, queue: Link) -> Figures:
         own = await store.figures(set_aside=self._colonies is not None)
@@ -104,16 +104,35 @@ async def _figures_of_queue(colony_id: str, queue: Link) -> Figures:
     }
 
 
-def _families_of(read: Mapping[str, Figures]) -> list[Family]:
+def _families_of(read: Mapping[str, Figures], known: int) -> list[Family]:
+    """The metrics of the colonies that were read, out of so many that there are."""
+    others = (*figures.TOTALS, *figures.STATUSES)
+    left_out = {
+        "colonies": known - len(read),
+        "agents": _beyond(read, "active:"),
+        "counts": _beyond(read, "total:", but=others),
+    }
     families = [
         *_named(figures.GAUGES, read, prefix="", is_counter=False),
         *_named(figures.TOTALS, read, prefix="total:", is_counter=True),
         _labelled(figures.BY_STATE, read, "state:", "state"),
         _labelled(figures.BY_AGENT, read, "active:", "agent"),
         _labelled(figures.BY_STATUS, read, "total:", "status", of=figures.STATUSES),
-        _labelled(figures.OTHERS, read, "total:", "what", but=(*figures.TOTALS, *figures.STATUSES)),
+        _labelled(figures.OTHERS, read, "total:", "what", but=others),
+        Family(*figures.LEFT_OUT, samples=[({"what": what}, n) for what, n in left_out.items()]),
     ]
     return [family for family in families if family.samples]
+
+
+def _rest_of(found: Figures, prefix: str, but: Sequence[str] = ()) -> dict[str, float]:
+    """The figures of a prefix, by the rest of their names, but some."""
+    named = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+    return {name: named[name] for name in sorted(named) if name not in but}
+
+
+def _beyond(read: Mapping[str, Figures], prefix: str, but: Sequence[str] = ()) -> int:
+    """How many of them no metric tells."""
+    return sum(max(0, len(_rest_of(found, prefix, but)) - MOST_NAMES) for found in read.values())
 
 
 def _named(
@@ -145,9 +164,8 @@ def _labelled(
     """One metric for the figures of a prefix, the rest of their names as a label."""
     samples: list[Sample] = []
     for colony_id, found in read.items():
-        named = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        named = _rest_of(found, prefix, but)
         if of is not None:
             named = {name: named.get(name, 0) for name in of} if found else {}
-        chosen = sorted(name for name in named if name not in but)[:MOST_NAMES]
-        samples += [({"colony": colony_id, label: name}, named[name]) for name in chosen]
+        samples += [({"colony": colony_id, label: n}, named[n]) for n in list(named)[:MOST_NAMES]]
     return Family(*what, is_counter=prefix == "total:", samples=samples)

@@ -1,4 +1,4 @@
-"""Every metric that a process counts itself. Those of the fleet are in `colony.metrics.fleet`, those that
+"""Every metric that a process counts itself. Those of the fleet are in `colony.metrics.figures`, those that
 are measured when somebody scrapes in `workers.node.gauges` and `colony.gateway.measures`."""
 
 from __future__ import annotations

@@ -13,16 +13,23 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from colony import ColonyRuntime
+from colony.doorbell import celery_app
+from colony.metrics import fleet as of_fleet
 from colony.metrics.fleet import FleetReader
 from colony.models import Subscription, WorkerState
+from colony.settings import Settings
 from colony.store import Link, Store
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import wait_for_state
+from tests.fleet.metrics_definitions import ANSWER, priced
 from tests.fleet.receiver import SECRET, Answer, receiving
 from tests.fleet.test_health import free_port
 from tests.gateway.kit import Gateway
 from tests.proxy import Proxy
 from tests.secure_redis import secure_redis
+from workers.agent.cost import cost_of
+from workers.node.context import NodeContext
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
@@ -103,6 +110,100 @@ async def test_a_node_and_a_gateway_tell_what_happened(tmp_path: Path) -> None:
             assert {n: told[n] for n in steady} == {n: found[n] for n in steady}
         finally:
             gateway.kill()
+
+
+async def test_what_answers_cost_is_counted() -> None:
+    """By pydantic-ai's price list, for agent and model, as the workers' records have it."""
+    port = free_port()
+    async with Fleet("tests.fleet.metrics_definitions:priced", health_port=str(port)) as fleet:
+        ids = await fleet.runtime.spawn("add up", count=3)
+        await fleet.runtime.wait_for_worker_reports(ids, 20)
+        found = await scrape(f"http://127.0.0.1:{port}")
+    one = cost_of(ANSWER)
+    assert one is not None
+    assert one > 0.0001
+    assert found["colony_cost_usd_total"] == {("agent", "scripted"): pytest.approx(3 * one)}
+
+
+async def registered(url: str) -> Store:
+    """The store of a colony with three agents that nobody serves."""
+    settings = Settings(redis_url=url)
+    context = NodeContext(priced, settings, celery_app(priced.name, settings))
+    store = context.open_store(patience=None)
+    await store.register(context.face())
+    return store
+
+
+COUNTED = {
+    "rescued": "colony_workers_rescued_total",
+    "lost": "colony_workers_lost_total",
+    "stale_refused": "colony_stale_writes_refused_total",
+    "rung_again": "colony_doorbells_rung_again_total",
+    "rejected": "colony_messages_rejected_total",
+    "intake_refused": "colony_intake_refused_total",
+}
+
+
+async def test_what_the_store_knows_is_what_is_told(colony_redis: str) -> None:
+    """Each with a figure of its own: workers by agent and state, ages, quarantine, what is counted."""
+    store = await registered(colony_redis)
+    try:
+        async with ColonyRuntime("priced", settings=Settings(redis_url=colony_redis)) as runtime:
+            await runtime.spawn("cook", count=2, agent="cook")
+            await runtime.spawn("write", count=3, agent="clerk")
+        with Redis.from_url(colony_redis) as redis:
+            redis.zadd(store.keys("quarantine"), {f"w-{n}": n for n in range(4)})
+        for times, figure in enumerate(COUNTED, start=2):
+            for _ in range(times):
+                await store.tally(figure)
+        await asyncio.sleep(0.3)
+        told = await told_by(FleetReader(colony_redis, colony_redis, ["priced"]))
+    finally:
+        await store.link.close()
+    assert told["colony_store_up"] == {(): 1}
+    assert told["colony_workers_active"] == {("agent",): 0, ("clerk",): 3, ("cook",): 2}
+    states = dict.fromkeys(WorkerState, 0) | {WorkerState.PENDING: 5}
+    assert told["colony_workers"] == {(state.value,): n for state, n in states.items()}
+    assert 0.3 <= told["colony_oldest_pending_seconds"][()] < 10
+    assert told["colony_workers_quarantined"] == {(): 4}
+    assert told["colony_workers_accepted_total"] == {(): 5}
+    assert told["colony_queue_messages"] == {(): 5}
+    for times, name in enumerate(COUNTED.values(), start=2):
+        assert told[name] == {(): times}, name
+    assert set(told["colony_figures_left_out"].values()) == {0}
+
+
+async def told_by(reader: FleetReader) -> Scraped:
+    """The fleet's metrics, as `scrape` gives them."""
+    found: Scraped = {}
+    for family in await reader.families():
+        of_name = found.setdefault(family.name, {})
+        for labels, value in family.samples:
+            key = tuple(value for name, value in sorted(labels.items()) if name != "colony")
+            assert key not in of_name, (family.name, key)
+            of_name[key] = value
+    return found
+
+
+async def test_what_metrics_leave_out_is_told(
+    colony_redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colonies, agents and counts beyond what is told of: how many."""
+    monkeypatch.setattr(of_fleet, "MOST_NAMES", 1)
+    monkeypatch.setattr(of_fleet, "MOST_COLONIES", 1)
+    store = await registered(colony_redis)
+    try:
+        for name in ("quite", "rare"):
+            await Store(store.link, name).register({"version": "1"})
+        for figure in ("one", "other", "third", "accepted"):
+            await store.tally(figure)
+        told = await told_by(FleetReader(colony_redis, colony_redis))
+    finally:
+        await store.link.close()
+    assert told["colony_workers_active"].keys() == {("agent",)}
+    assert told["colony_counted_total"] == {("one",): 1}
+    left_out = {("colonies",): 2, ("agents",): 2, ("counts",): 2}
+    assert told["colony_figures_left_out"] == left_out
 
 
 async def test_a_gateway_guards_its_metrics(tmp_path: Path, colony_redis: str) -> None:
