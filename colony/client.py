@@ -134,6 +134,7 @@ class ColonyClient:
     drop_delivery = _blocking(ColonyRuntime.drop_delivery)
     drain_node = _blocking(ColonyRuntime.drain_node)
     list_rejected = _blocking(ColonyRuntime.list_rejected)
+    now = _blocking(ColonyRuntime.now)
     queue_depth = _blocking(ColonyRuntime.queue_depth)
     intake_depth = _blocking(ColonyRuntime.intake_depth)
     set_limit = _blocking(ColonyRuntime.set_limit)

@@ -1,8 +1,8 @@
 """Logs of nodes, beats and gateways: lines for people, or one JSON object a line (COLONY_LOG_FORMAT).
 
 Every record is rendered alike, those of Celery, of tools and of libraries too. What a slice logs, from its
-tools' threads as well, carries `worker` and `epoch`; all lines of a node carry `colony` and `node`. In JSON:
-`timestamp` (UTC), `level`, `logger`, `event`, those, and `exception` where there is one.
+tools' threads as well, carries `worker`, `epoch`, `colony` and `node`; in JSON all lines of a node carry the
+latter two: `timestamp` (UTC), `level`, `logger`, `event`, those, and `exception` where there is one.
 
 Of what stands beside a message (`extra`) only the task's id is taken: the rest may be arguments. What looks
 like a secret in a line is struck out; that is a net, not the rule: nothing of ours logs any.
@@ -143,12 +143,13 @@ def _task_of(record: logging.LogRecord | None) -> dict[str, str]:
 
 
 class _Text(logging.Formatter):
-    """Celery's line, then what is bound."""
+    """Celery's line, then what is bound, and where."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = structlog.contextvars.get_contextvars() if INSTALLED else {}
         line = super().format(record)
         if fields:
+            fields = {**fields, **ABOUT}
             told = " ".join(f"{name}={value}" for name, value in fields.items())
             first, newline, rest = line.partition("\n")
             line = f"{first}  ({told}){newline}{rest}"

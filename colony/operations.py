@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +35,7 @@ from colony.models import (
     ReportStatus,
     WorkerRecord,
     WorkerState,
+    from_ms,
 )
 from colony.pipeline.stage import Stage
 from colony.settings import Settings
@@ -148,6 +149,10 @@ class Operations:
         if stats is None:
             raise unknown_colony(self.colony_id)
         return stats
+
+    async def now(self) -> datetime:
+        """Redis' clock, by which all that the store tells is dated."""
+        return from_ms(await self._store.now_ms())
 
     async def list_rejected(self, limit: int = 100) -> list[Rejected]:
         """Messages on the queue that were set aside, newest first."""

@@ -76,19 +76,22 @@ class Spending:
     async def read_on(self, runtime: ColonyRuntime) -> None:
         """What came since the last time, as far as it is kept."""
         events = await runtime.recent_events(MOST_EVENTS, after=self.latest)
+        self.take(events, since=await runtime.now() - WINDOW)
+
+    def take(self, events: Sequence[Event], since: datetime) -> None:
+        """Add these, and forget what is older; both by Redis' clock."""
         if events:
             self.latest = events[-1].id
-            self._take(events)
-        since = datetime.now(UTC) - WINDOW
+            self._add(events, since)
         while self.answers and self.answers[0][0] < since:
             self.answers.popleft()
 
-    def _take(self, events: Sequence[Event]) -> None:
+    def _add(self, events: Sequence[Event], since: datetime) -> None:
         """A page that is full stands for all that happened in its time and before it in the window."""
         scale = 1.0
         if len(events) == MOST_EVENTS and self.latest is not None:
             span = (events[-1].at - events[0].at).total_seconds()
-            before = self.answers[-1][0] if self.answers else datetime.now(UTC) - WINDOW
+            before = self.answers[-1][0] if self.answers else since
             whole = (events[-1].at - before).total_seconds()
             scale = max(1.0, whole / span) if span > 0 else 1.0
         for event in events:

@@ -46,8 +46,11 @@ def test_names_are_no_secrets() -> None:
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_what_is_bound_is_told_and_what_stands_beside_is_not(format: logs.LogFormat) -> None:
+def test_what_is_bound_is_told_and_what_stands_beside_is_not(
+    format: logs.LogFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bound fields; of Celery's data the task alone."""
+    monkeypatch.setattr(logs, "ABOUT", {"colony": "survey", "node": "n1"})
     data = {"id": "w1", "name": "colony.run_worker", "args": "hunter2", "kwargs": {"p": "hunter2"}}
     with logs.bound(epoch=3):
         line = logs.formatter(format).format(record("Task received", data=data))
@@ -55,9 +58,9 @@ def test_what_is_bound_is_told_and_what_stands_beside_is_not(format: logs.LogFor
     if format == "json":
         told = json.loads(line)
         assert (told["epoch"], told["worker"], told["level"]) == (3, "w1", "warning")
-        assert told["logger"] == "some.library"
+        assert (told["logger"], told["colony"], told["node"]) == ("some.library", "survey", "n1")
     else:
-        assert line.endswith("Task received  (epoch=3)")
+        assert line.endswith("Task received  (epoch=3 colony=survey node=n1)")
 
 
 def test_an_exception_is_one_line_of_json() -> None:
