@@ -8,10 +8,12 @@ there, and nowhere else, so it fires once however many ringers there are, and wh
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -33,11 +35,14 @@ from colony.store.base import millis
 from colony.store.records import derived_id, new_worker_id
 from colony.store.triggers import DueTimer, Fire, NotFired
 from colony.tasks import Limits, check_tasks
-from colony.triggers.schedule import plan
+from colony.triggers.schedule import Plan, plan
 from colony.triggers.spec import TriggerSpec
 from colony.triggers.template import fill
 
 log = logging.getLogger("colony.triggers")
+
+MANY_SLOTS = 50
+"""Times of a cron, some 20 µs each: more are counted in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,15 @@ class Fired:
 
     worker_id: str
     first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTimer:
+    """A timer that is due, and what is to become of its times."""
+
+    spec: TriggerSpec
+    due: DueTimer
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +106,23 @@ class Firing:
 
         What came to nothing stands in the trigger's history. Raises `StoreUnavailable`: it stays due.
         """
+        planned = await self.plan_timer(due, now)
+        return [] if planned is None else await self.fire_planned(planned)
+
+    async def plan_timer(self, due: DueTimer, now: int) -> PlannedTimer | None:
+        """What is to be fired of it; None for nothing. The many times of a cron that nobody rang for are
+        counted in a thread: it may take a while, and agents run on this loop."""
         try:
             spec = TriggerSpec.model_validate_json(due.spec)
         except ValueError as error:
             log.error("trigger %s cannot be read, it does not fire: %s", due.trigger_id, error)
-            return []
+            return None
         timer = spec.timer
         if timer is None:
-            return []
+            return None
         schedule = timer.schedule()
-        planned = plan(
+        planning = partial(
+            plan,
             schedule,
             spec.id,
             due.slot,
@@ -110,11 +131,17 @@ class Firing:
             grace=timer.misfire_grace,
             at_most=timer.max_catch_up,
         )
+        is_long = schedule.most_slots(due.slot, now) > MANY_SLOTS
+        return PlannedTimer(spec, due, await asyncio.to_thread(planning) if is_long else planning())
+
+    async def fire_planned(self, what: PlannedTimer) -> list[Ring]:
+        """Fire it, as `fire_timer` does."""
+        spec, planned = what.spec, what.plan
         following = [*planned.fires[1:], planned.next_slot]
         rings: list[Ring] = []
-        expected, missed = due.due, planned.missed
+        expected, missed = what.due.due, planned.missed
         if not planned.fires:
-            passed = self._timer_fire(spec, due.slot, expected, planned.next_slot, missed)
+            passed = self._timer_fire(spec, what.due.slot, expected, planned.next_slot, missed)
             await self.spawner.store.pass_over(passed, "skipped: missed")
         for slot, next_slot in zip(planned.fires, following, strict=True):
             fire = self._timer_fire(spec, slot, expected, next_slot, missed)

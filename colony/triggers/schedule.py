@@ -8,6 +8,8 @@ epoch.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,10 +21,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from croniter import CroniterError, croniter
 
 MISSED_AT_MOST = 1_000_000
-"""Slots counted one by one; a timer that missed more is said to have missed so many."""
+"""Slots of a cron, counted one by one; one that missed more is said to have missed so many."""
 
 SLOTS_LOOKED_AT = 64
 """Of a cron, to find the shortest time between two."""
+MINUTE_FIELDS, MINUTE_MS, SECOND_MS = 5, 60_000, 1000
+"""A cron of five fields has a slot a minute at most; one of more, one a second."""
 LOOKED_AT_FROM = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
 """Always the same ones: in months without a change of clocks, in most places."""
 
@@ -77,6 +81,13 @@ class Schedule:
     def first(self, now: int) -> int:
         """The first slot of a timer that is put now."""
         return now + self.interval_ms if self.cron is None else self.after(now)
+
+    def most_slots(self, slot: int, now: int) -> int:
+        """How many slots `plan` looks at one by one, at most: those of a cron."""
+        if self.cron is None:
+            return 0
+        least = MINUTE_MS if len(self.cron.split()) <= MINUTE_FIELDS else SECOND_MS
+        return max(0, now - slot) // least
 
     def due(self, trigger_id: str, slot: int) -> int:
         """When a slot is due."""
@@ -140,25 +151,51 @@ def plan(
     at_most: int,
 ) -> Plan:
     """`slot` is the first that was not fired, and is due."""
-    last: list[int] = []
-    passed = 0
-    following = slot
-    slots = schedule._slots(slot)
-    while schedule.due(trigger_id, following) <= now and passed < MISSED_AT_MOST:
+    passed, before, following = _passed(schedule, slot, now - schedule.jitter_ms, at_most)
+    last = deque(before, maxlen=at_most)
+    slots = schedule._slots(following)
+    while schedule.due(trigger_id, following) <= now and passed < _most(schedule):
         passed += 1
         last.append(following)
-        if len(last) > at_most:
-            last.pop(0)
         following = next(slots)
-    if following <= slot or passed >= MISSED_AT_MOST:
+    if following <= slot or passed >= _most(schedule):
         following = schedule.first(now)
-    if misfire == "all":
-        fires = last
-    else:
-        fires = last[-1:]
+    fires = list(last)
+    if misfire != "all":
+        fires = fires[-1:]
         if misfire == "skip":
             fires = [s for s in fires if now - schedule.due(trigger_id, s) <= _ms(grace)]
     return Plan(fires, passed - len(fires), following)
+
+
+def _most(schedule: Schedule) -> float:
+    return math.inf if schedule.cron is None else MISSED_AT_MOST
+
+
+@lru_cache(maxsize=16)
+def _passed(
+    schedule: Schedule, slot: int, until: int, at_most: int
+) -> tuple[int, tuple[int, ...], int]:
+    """Of the slots from `slot` to `until`, which are due whatever their jitter: how many there are, and the
+    last of them; and the slot that follows. Kept, as a thousand timers of one cron ask for the same."""
+    if until < slot:
+        return 0, (), slot
+    if schedule.cron is None:
+        step = schedule.interval_ms
+        passed = (until - slot) // step + 1
+        following = slot + passed * step
+        return (
+            passed,
+            tuple(range(max(slot, following - at_most * step), following, step)),
+            following,
+        )
+    passed, last, following = 0, deque[int](maxlen=at_most), slot
+    slots = schedule._slots(slot)
+    while following <= until and passed < MISSED_AT_MOST:
+        passed += 1
+        last.append(following)
+        following = next(slots)
+    return passed, tuple(last), following
 
 
 def _check_cron(cron: str, schedule: Schedule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
@@ -30,9 +31,11 @@ from colony.store.scripts import Script
 from colony.store.triggers import DueTimer
 from colony.tasks import Limits
 from colony.triggers import TriggerSpec
+from colony.triggers import firing as firing_module
 from colony.triggers.firing import Firing, Occasion
 from colony.triggers.keeping import declare, put
 from colony.triggers.ringing import ring_timers
+from colony.triggers.schedule import Plan, Schedule, plan
 from tests.store.fixtures import OpenColony
 from tests.store.kit import SOON, accepted, claim, success
 
@@ -215,6 +218,41 @@ async def test_what_was_missed(store: Store, misfire: str, workers: int, missed:
     fires = await store.fires("t", 10)
     assert sum(f.missed for f in fires) == missed
     assert await ring(store) == 0
+
+
+async def test_counting_what_crons_missed_keeps_nobody_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many times are counted in a thread, few are not; between two timers the loop turns."""
+    turns, planned = 0, []
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def noted(schedule: Schedule, trigger_id: str, *args: Any, **options: Any) -> Plan:
+        planned.append((trigger_id, turns, threading.current_thread() is threading.main_thread()))
+        return plan(schedule, trigger_id, *args, **options)
+
+    monkeypatch.setattr(firing_module, "plan", noted)
+    minutes = {"interval": None, "cron": "* * * * *"}
+    for trigger_id in ("a", "b", "c"):
+        config = minutes if trigger_id == "a" else {}
+        await put(store, timer(trigger_id, config))
+        await late_by(store, trigger_id, 48 * HOUR)
+    others = asyncio.create_task(turn())
+    assert await ring(store) == 3
+    others.cancel()
+    assert {trigger_id: here for trigger_id, _, here in planned} == {
+        "a": False,
+        "b": True,
+        "c": True,
+    }
+    assert len({at for _, at, _ in planned}) == 3, "two were planned without a pause"
+    assert (await info(store, "a")).missed - 48 * 60 in (0, 1), "a minute may begin meanwhile"
+    assert (await info(store, "b")).missed == 48
 
 
 async def test_run_immediately(store: Store) -> None:

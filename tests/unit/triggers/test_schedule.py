@@ -94,6 +94,37 @@ def test_all_is_capped_to_the_latest() -> None:
     assert found == Plan([997 * MINUTE, 998 * MINUTE, 999 * MINUTE], 997, 1000 * MINUTE)
 
 
+@pytest.mark.parametrize("misfire", ["latest", "all", "skip"])
+@pytest.mark.parametrize("jitter_ms", [0, 1, 900, 60_000, 200_000])
+@pytest.mark.parametrize("late", [0, 59_999, 60_000, 61_000, 17 * MINUTE + 123])
+def test_what_is_counted_is_what_one_finds_by_looking_at_each(
+    misfire: str, jitter_ms: int, late: int
+) -> None:
+    """The numbers, the fires and the next slot of an interval, and of the cron of the same times: also with a
+    jitter that a trigger of before may have."""
+    interval = dataclasses.replace(every(minutes=1), jitter_ms=jitter_ms)
+    slot = 1_700_000_040_000
+    now, due = slot + late, []
+    while interval.due("t", slot + len(due) * MINUTE) <= now:
+        due.append(slot + len(due) * MINUTE)
+    for schedule in (interval, dataclasses.replace(cron("* * * * *"), jitter_ms=jitter_ms)):
+        found = planned(schedule, slot, now, misfire, most=5)
+        if not due:
+            assert found == Plan([], 0, schedule.first(now))
+            continue
+        assert len(found.fires) + found.missed == len(due)
+        assert found.next_slot == due[-1] + MINUTE
+        if misfire != "skip":
+            assert found.fires == due[-5 if misfire == "all" else -1 :]
+
+
+def test_an_interval_is_counted_without_looking_at_each() -> None:
+    """A second, missed for a year: 31 million, to the last one."""
+    year = 365 * 24 * 60 * MINUTE
+    assert planned(every(seconds=1), 0, year) == Plan([year], year // 1000, year + 1000)
+    assert every(seconds=1).most_slots(0, year) == 0
+
+
 def test_a_cron_of_every_minute_missed_for_a_day_is_counted_exactly() -> None:
     """1,440 slots of which the last is fired."""
     start = at("2026-05-01T00:00:00+00:00")
