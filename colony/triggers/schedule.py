@@ -106,6 +106,8 @@ class Schedule:
 
 
 def _every_hour(cron: str) -> bool:
+    if cron.strip().lower() == "@hourly":
+        return True
     return cron.split()[1:2] == ["*"] or "/" in "".join(cron.split()[1:2])
 
 

@@ -125,6 +125,28 @@ def test_an_interval_is_counted_without_looking_at_each() -> None:
     assert every(seconds=1).most_slots(0, year) == 0
 
 
+@pytest.mark.parametrize("expression", ["@hourly", "0 * * * *"])
+def test_every_hour_goes_on_through_an_hour_that_comes_twice(expression: str) -> None:
+    """Whatever it is called."""
+    schedule = cron(expression, "Europe/Berlin")
+    slot, slots = at("2026-10-24T22:30:00+00:00"), []
+    for _ in range(5):
+        slot = schedule.after(slot)
+        slots.append(slot)
+    assert [b - a for a, b in pairwise(slots)] == [60 * MINUTE] * 4
+
+
+@pytest.mark.parametrize("expression", ["@daily", "@midnight", "@weekly", "@yearly"])
+def test_a_time_of_the_day_by_its_name_keeps_it(expression: str) -> None:
+    """Midnight, in winter and in summer."""
+    schedule = cron(expression, "Europe/Berlin")
+    slot = at("2026-02-01T12:00:00+00:00")
+    for _ in range(60):
+        slot = schedule.after(slot)
+        local = datetime.fromtimestamp(slot / 1000, schedule.zone)
+        assert (local.hour, local.minute) == (0, 0)
+
+
 def test_a_cron_of_every_minute_missed_for_a_day_is_counted_exactly() -> None:
     """1,440 slots of which the last is fired."""
     start = at("2026-05-01T00:00:00+00:00")
