@@ -7,7 +7,9 @@ import asyncio
 import json
 from collections.abc import Iterable
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx2
@@ -20,6 +22,7 @@ from colony.testing import Fleet, wait_until
 from tests.gateway.kit import Gateway
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+otlp = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
@@ -167,3 +170,40 @@ async def test_traces_of_producers_are_continued(tmp_path: Path) -> None:
     failed = [s for s in of(spans, "chat scripted", last) if s["status"]["status_code"] == "ERROR"]
     assert failed[0]["attributes"]["error.type"] == "RuntimeError"
     assert "fell over" not in nodes.read_text()
+
+
+async def test_spans_reach_a_collector_before_the_node_has_ended() -> None:
+    """By OTLP over HTTP, as OTEL_… says where: what is not yet sent leaves when the node is told to end."""
+    received: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        """Takes what is posted to it."""
+
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Not to stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+            patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # not while it runs
+            async with Fleet("tests.definitions:basic", nodes=0) as fleet:
+                [node] = await fleet.add_nodes(tracing="true")
+                [worker] = await fleet.runtime.spawn("fetch")
+                assert await fleet.runtime.wait_for_worker(worker, timeout=20) is not None
+                node.terminate()
+                assert await asyncio.to_thread(node.wait) == 0
+        server.shutdown()
+    told = [otlp.ExportTraceServiceRequest.FromString(body) for body in received]
+    spans = [
+        s for t in told for r in t.resource_spans for scope in r.scope_spans for s in scope.spans
+    ]
+    about = {a.value.string_value for s in spans for a in s.attributes}
+    assert worker in about
+    assert "invoke_agent" in {span.name.split()[0] for span in spans}

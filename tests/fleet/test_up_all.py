@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -138,6 +139,39 @@ async def test_all_of_it_is_up_and_ends_in_order(tmp_path: Path) -> None:
     assert "Traceback" not in log
     assert said["gateway_token"] not in log
     assert said["flower_password"] not in log
+
+
+def test_people_are_told_the_addresses_and_how_to_come_in(tmp_path: Path) -> None:
+    """What is printed without --json works as it stands."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COLONY_")}
+    with (tmp_path / "up.log").open("w") as log:
+        process = subprocess.Popen(
+            UP[:-1], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "colony spawn" not in said:
+            line = process.stdout.readline()
+            assert line, f"it ended:\n{(tmp_path / 'up.log').read_text()[-3000:]}"
+            said += line
+        found = re.search(
+            r"gateway +(?P<gateway>http://\S+).*?Bearer (?P<token>\S+).*?"
+            r"Flower +(?P<flower>http://\S+) \(user (?P<user>\S+), password (?P<password>\S+)\)",
+            said,
+            re.DOTALL,
+        )
+        assert found is not None, said
+        assert status(found["gateway"], None, f"Bearer {found['token']}") == 200
+        login = base64.b64encode(f"{found['user']}:{found['password']}".encode()).decode()
+        assert status(f"{found['flower']}/api/workers", None, f"Basic {login}") == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @needs_proc
