@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from colony.models import WorkerState
-from colony.testing import Fleet
+from colony.models import ReportStatus, WorkerState
+from colony.testing import Fleet, wait_until
 from tests.fleet.flower_kit import PASSWORD, USER, Flower, command, flower, free_port
 from tests.fleet.helpers import node_name, records
 from tests.fleet.tree_helpers import children_of, gates, until_states
@@ -22,6 +24,7 @@ TREES = "tests.fleet.tree_definitions:trees"
 SECRET = "correct-horse-battery-staple"
 DATA = {"password": SECRET}
 RUNNING = WorkerState.RUNNING
+SETTINGS: dict[str, Any] = {"lease": "1.5", "beat_interval": "0.5", "max_resurrections": "1"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -32,9 +35,9 @@ async def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(folder: Path) -> AsyncIterator[Fleet]:
-    """Two nodes with short leases."""
+    """Two nodes with short leases; a worker is rescued once."""
     with gates(folder):
-        async with Fleet(TREES, nodes=2, lease="1.5", beat_interval="0.5") as fleet:
+        async with Fleet(TREES, nodes=2, **SETTINGS) as fleet:
             yield fleet
 
 
@@ -67,13 +70,8 @@ async def test_each_agent_with_its_name_progress_and_parents(
         assert ended["runtime"] == pytest.approx(record.report.duration_seconds, abs=0.2)
 
 
-async def test_a_rescued_worker_goes_on_and_ends(
-    running: Fleet, shown: Flower, folder: Path
-) -> None:
-    """kill -9: Flower shows its new node, and at the end its time from the first claim."""
-    [worker] = await running.runtime.spawn(f"hold rescue {SECRET}", data=DATA)
-    await until_states(running.runtime, [worker], RUNNING)
-    first = await shown.until(worker, state="STARTED", colony="RUNNING")
+async def lose_node_of(running: Fleet, worker: str) -> None:
+    """kill -9 of the node that runs it, and another in its place."""
     [record] = await records(running.runtime, [worker])
     [victim] = [
         node for node in running.nodes if await node_name(running.runtime, node) == record.node
@@ -81,6 +79,16 @@ async def test_a_rescued_worker_goes_on_and_ends(
     victim.kill()
     running.nodes.remove(victim)
     await running.add_nodes(1)
+
+
+async def test_a_rescued_worker_goes_on_and_ends(
+    running: Fleet, shown: Flower, folder: Path
+) -> None:
+    """kill -9: Flower shows its new node, and at the end its time from the first claim."""
+    [worker] = await running.runtime.spawn(f"hold rescue {SECRET}", data=DATA)
+    await until_states(running.runtime, [worker], RUNNING)
+    first = await shown.until(worker, state="STARTED", colony="RUNNING")
+    await lose_node_of(running, worker)
 
     async def elsewhere() -> None:
         while shown.task(worker)["worker"] == first["worker"]:
@@ -94,6 +102,40 @@ async def test_a_rescued_worker_goes_on_and_ends(
     assert record.epoch == 2
     assert ended["runtime"] == pytest.approx(record.report.duration_seconds, abs=0.2)
     assert ended["runtime"] > 1.4, "the lease alone took longer"
+
+
+async def test_a_worker_that_is_lost_ends(running: Fleet, shown: Flower) -> None:
+    """Its node dies once more than a worker may be rescued: it is in quarantine, and Flower shows its end."""
+    [worker] = await running.runtime.spawn("hold never")
+    for epoch in (1, 2):
+
+        async def runs(epoch: int = epoch) -> bool:
+            [record] = await records(running.runtime, [worker])
+            return record.state is RUNNING and record.epoch == epoch
+
+        await wait_until(runs, 15, what=f"it runs for the {epoch}. time")
+        await shown.until(worker, state="STARTED", colony="RUNNING")
+        await lose_node_of(running, worker)
+    ended = await shown.until(worker, state="FAILURE", colony="FAILED (lost)", traceback=None)
+    [record] = await records(running.runtime, [worker])
+    assert record.report is not None
+    assert record.report.error is not None
+    assert record.report.error.startswith("lost")
+    assert [one.worker_id for one in (await running.runtime.page_quarantine()).items] == [worker]
+    assert ended["runtime"] == pytest.approx(record.report.duration_seconds, abs=0.2)
+
+
+async def test_a_deadline_while_parked_is_an_end(running: Fleet, shown: Flower) -> None:
+    """No slice of the parent runs then: the janitor settles it, and tells Flower."""
+    soon = timedelta(seconds=3)
+    [root] = await running.runtime.spawn("each hold never / hold never", deadline=soon)
+    children = await children_of(running.runtime, root, 2)
+    await shown.until(root, state="STARTED", colony="PARKED (children)")
+    for worker in (root, *children):
+        await shown.until(worker, state="FAILURE", colony="FAILED (timeout)")
+    [record] = await records(running.runtime, [root])
+    assert record.report is not None
+    assert record.report.status is ReportStatus.TIMEOUT
 
 
 async def test_terminate_stops_that_one(running: Fleet, shown: Flower, folder: Path) -> None:
