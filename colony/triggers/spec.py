@@ -130,8 +130,10 @@ class EventConfig(_Config):
 
     `colony`: whose events, None for its own; another's only in a definition or by who has its Redis, not
     over HTTP, where a token is good for one colony. `where`: dotted paths into the event
-    (``data.status``) and the value, or a list of the values, that is to stand there. A worker spawned so
-    never fires a trigger that stands in its own lineage: loops are refused.
+    (``data.status``) and the value, or a list of the values, that is to stand there. Neither a worker
+    spawned so, nor a batch of its descendants, fires a trigger that stands in its own lineage
+    (`Event.cause`): loops are refused. What the capped log (`max_history`) had no more is told in the
+    trigger's history; how much of it would have fired nobody can say.
     """
 
     types: tuple[str, ...] = Field(min_length=1, max_length=50)

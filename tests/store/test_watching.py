@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.store.batch_kit import batch_of, end_all
 from tests.store.fixtures import OpenColony
 from tests.store.kit import SOON, claim, one, success
 from tests.store.test_triggers import firing_of, manual, settle
+from workers.node.following import PAGE, PAGES
 from workers.node.watching import watch_events
 
 ACCEPTED = "execution_accepted"
@@ -132,3 +134,42 @@ async def test_an_event_of_which_nobody_can_tell_what_led_to_it_is_refused(store
     await watch(store)
     [fire] = await fires_of(store)
     assert (fire.worker_id, fire.outcome.partition(":")[0]) == (None, "refused")
+
+
+async def tell(store: Store, count: int, kind: str = "noise") -> None:
+    """Write so many events."""
+    await asyncio.gather(*(store.run("tell", kind, "", "{}") for _ in range(count)))
+
+
+async def test_a_busy_log_is_caught_up_with_in_one_round(store: Store) -> None:
+    """Several pages of it; one longer than that is gone on with in the next round."""
+    await put(store, on_event("wanted"))
+    await tell(store, 3 * PAGE)
+    await tell(store, 1, "wanted")
+    await watch(store)
+    assert len(await fires_of(store)) == 1
+    await tell(store, PAGES * PAGE)
+    await tell(store, 1, "wanted")
+    await watch(store)
+    assert len(await fires_of(store)) == 1
+    await watch(store)
+    assert len(await fires_of(store)) == 2
+
+
+async def test_a_gap_in_the_log_is_told_once_and_counts_as_nothing(open_colony: OpenColony) -> None:
+    """Most of what the log has no more was not for this trigger; also when the event behind it must wait."""
+    store = await open_colony(max_history=10)
+    await put(store, on_event("wanted"))
+    await tell(store, 500)
+    await tell(store, 1, "wanted")
+    await store.set_intake(paused=True)
+    for _ in range(3):
+        await watch(store)
+    await store.set_intake(paused=False)
+    await watch(store)
+    outcomes = [fire.outcome for fire in await fires_of(store)]
+    assert [outcome.partition(":")[0] for outcome in outcomes] == ["not looked at", "accepted"]
+    assert "max_history" in outcomes[0]
+    found = await store.trigger("e")
+    assert found is not None
+    assert (found.fired, found.missed) == (1, 0)

@@ -79,6 +79,12 @@ async def read_page(store: Store, cursor: str, latest: str) -> Page:
     return Page(events, max(at, latest, key=position_of), last=True)
 
 
+def just_before(event_id: str) -> str:
+    """A cursor from which this event is the next; a gap before it was told."""
+    generation, sequence = position_of(event_id)
+    return f"{generation}-{sequence - 1}"
+
+
 def deliveries_of(
     subscription: Subscription, events: Sequence[tuple[str, Event]]
 ) -> list[NewDelivery]:

@@ -25,7 +25,7 @@ from colony.store.triggers import Fire
 from colony.triggers.firing import Firing, Occasion
 from colony.triggers.keeping import watched
 from colony.triggers.spec import TriggerSpec
-from workers.node.following import read_page, wants
+from workers.node.following import PAGES, Page, just_before, read_page, wants
 
 log = logging.getLogger("colony.triggers")
 
@@ -57,16 +57,31 @@ async def _watch(
     firing: Firing, spec: TriggerSpec, source: Store, cursor: str, latest: str
 ) -> None:
     store = firing.spawner.store
-    page = await read_page(source, cursor, latest)
-    assert spec.event is not None
-    for before, event in page.events:
-        if event.type == EventType.GAP:
-            lost = Fire(spec.id, "event", missed=int(event.data.get("missed", 0)))
-            await store.pass_over(lost, "missed: the log of events has them no more")
-        elif wants(spec.event, event) and not await _fire(firing, spec, source, event):
-            await store.set_cursor(spec.id, source.colony_id, cursor, before)
+    for _ in range(PAGES):
+        page = await read_page(source, cursor, latest)
+        seen = await _look_through(firing, spec, source, page)
+        moved = await store.set_cursor(spec.id, source.colony_id, cursor, seen)
+        if page.last or seen != page.to or not moved:
             return
-    await store.set_cursor(spec.id, source.colony_id, cursor, page.to)
+        cursor = page.to
+
+
+async def _look_through(firing: Firing, spec: TriggerSpec, source: Store, page: Page) -> str:
+    """Fire upon what is wanted; returns up to where it is done with."""
+    assert spec.event is not None
+    for _, event in page.events:
+        if event.type == EventType.GAP:
+            await _note_gap(firing.spawner.store, spec, event)
+        elif wants(spec.event, event) and not await _fire(firing, spec, source, event):
+            return just_before(event.id or page.to)
+    return page.to
+
+
+async def _note_gap(store: Store, spec: TriggerSpec, gap: Event) -> None:
+    """In its history and in the log; it missed none that anybody knows of: most of them were of others."""
+    lost, why = gap.data.get("missed"), gap.data.get("reason")
+    log.warning("trigger %s: %s events of %s: %s", spec.id, lost, gap.colony_id, why)
+    await store.pass_over(Fire(spec.id, "event"), f"not looked at: {lost} events, {why}")
 
 
 async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) -> bool:

@@ -104,7 +104,8 @@ def test_what_is_counted_is_what_one_finds_by_looking_at_each(
     jitter that a trigger of before may have."""
     interval = dataclasses.replace(every(minutes=1), jitter_ms=jitter_ms)
     slot = 1_700_000_040_000
-    now, due = slot + late, []
+    now = slot + late
+    due: list[int] = []
     while interval.due("t", slot + len(due) * MINUTE) <= now:
         due.append(slot + len(due) * MINUTE)
     for schedule in (interval, dataclasses.replace(cron("* * * * *"), jitter_ms=jitter_ms)):
