@@ -47,6 +47,7 @@ from tests.deploy.kit import (
     unit,
     why_not_sealed,
 )
+from tests.fleet.flower_kit import Flower
 from tests.fleet.test_health import free_port
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
@@ -412,3 +413,46 @@ async def test_the_units_of_systemd(redis: Secured, tmp_path: Path, started: lis
     await end_all(started)
     assert "STOPPING=1" in systemd.said()
     systemd.close()
+
+
+async def test_flower_by_the_command_of_celery(
+    redis: Secured, tmp_path: Path, started: list[Running]
+) -> None:
+    """With deploy/flower/flowerconfig.py and Flower's user: nobody comes in without credentials; as a
+    read-only one it lets nobody stop anything."""
+    port = str(free_port())
+    login = redis.secrets / "flower_basic_auth"
+    environment = environment_of(
+        {
+            "COLONY_NAME": "survey",
+            "COLONY_REDIS_URL": redis.url("flower"),
+            "COLONY_FLOWER_PORT": port,
+            "COLONY_FLOWER_BASIC_AUTH_FILE": login,
+            "COLONY_FLOWER_READ_ONLY": "true",
+        }
+    )
+    config = str(DEPLOY / "flower" / "flowerconfig.py")
+    command = [str(BIN / "celery"), "-A", "colony.flower.app", "flower", f"--conf={config}"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True
+        )
+    flower = Running("flower", process, log, signal.SIGTERM, 15)
+    started.append(flower)
+    shown = Flower(f"http://127.0.0.1:{port}", log)
+
+    def answers() -> bool:
+        assert process.poll() is None, flower.tail()
+        return shown.ask("/healthcheck").status == 200
+
+    await wait_until(answers, START_SECONDS, what="Flower answers")
+    with_login = login.read_text().strip()
+    for path in ("/tasks", "/api/tasks"):
+        assert shown.ask(path, credentials="").status == 401
+        assert shown.ask(path, credentials="operator:wrong").status == 401
+        assert shown.ask(path, credentials=with_login).status == 200
+    assert "Colony" in shown.ask("/tasks", credentials=with_login).text
+    stop = "/api/task/revoke/some?terminate=true"
+    assert shown.ask(stop, b"", credentials=with_login).status == 403
+    await end_all([flower])
