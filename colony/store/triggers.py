@@ -141,8 +141,7 @@ class TriggerKeeping(StoreBase):
 
     async def set_timer(self, trigger_id: str, *, due: int, slot: int) -> None:
         """Set a timer's next time, if it has one."""
-        await self.link.call("ZADD", self.keys("timers"), "XX", due, trigger_id)
-        await self.link.call("HSET", self.keys("trigger", trigger_id), "slot", slot)
+        await self.run("set_timer", trigger_id, due, slot)
 
     async def due_timers(self, cap: int) -> tuple[int, list[DueTimer]]:
         """Redis' time in ms, and timers that are due and that nobody else is ringing for."""

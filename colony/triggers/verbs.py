@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from pydantic import JsonValue
 
-from colony.errors import InvalidTrigger
+from colony.errors import InvalidTrigger, UnknownTrigger
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
 from colony.sizes import MAX_SPEC_BYTES
 from colony.triggers.firing import Fired, Firing, Occasion, check_agent, unknown_trigger
 from colony.triggers.keeping import next_times, put
 from colony.triggers.spec import TriggerSpec
+
+log = logging.getLogger("colony.triggers")
 
 
 class TriggerVerbs(Operations):
@@ -122,11 +125,19 @@ class TriggerVerbs(Operations):
         if passed is None:
             raise unknown_colony(self.colony_id)
         for trigger_id in passed:
-            timer = (await self._trigger_spec(trigger_id)).timer
-            if timer is not None:
-                due, slot = next_times(trigger_id, timer, await self._store.now_ms())
-                await self._store.set_timer(trigger_id, due=due, slot=slot)
+            try:
+                await self._set_forward(trigger_id)
+            except UnknownTrigger:
+                pass  # removed meanwhile
+            except ValueError as error:  # such as a newer Colony's; the others go on
+                log.error("trigger %s cannot be read, it does not fire: %s", trigger_id, error)
         await self._store.release_timers()
+
+    async def _set_forward(self, trigger_id: str) -> None:
+        timer = (await self._trigger_spec(trigger_id)).timer
+        if timer is not None:
+            due, slot = next_times(trigger_id, timer, await self._store.now_ms())
+            await self._store.set_timer(trigger_id, due=due, slot=slot)
 
     async def _trigger_spec(self, trigger_id: str) -> TriggerSpec:
         found = await self._store.trigger_spec(trigger_id)

@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
+from colony import ColonyRuntime
 from colony.bell import Bell
 from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
@@ -303,6 +304,25 @@ async def test_all_timers_are_held(store: Store) -> None:
     assert await firing_of(store).fire_timer(due, now) == []
     assert await ring(store) == 0
     assert await store.hold_timers(hold=False) == ["t"]
+
+
+async def test_timers_go_on_though_one_is_gone_and_one_cannot_be_read(store: Store) -> None:
+    """Resumed: the others are set forward and fire again; what was removed meanwhile leaves no key."""
+    for trigger_id in ("gone", "newer", "t"):
+        await put(store, timer(trigger_id))
+        await late_by(store, trigger_id, 100)
+    await store.link.call("HSET", store.keys("triggers"), "newer", '{"id": "newer"}')
+    await store.link.call("HDEL", store.keys("triggers"), "gone")
+    async with ColonyRuntime(store.colony_id, redis_url=store.link.url) as runtime:
+        await runtime.pause_timers()
+        await runtime.resume_timers()
+    assert not await store.timers_held()
+    due = (await info(store, "t")).next_due
+    assert due is not None
+    assert due > datetime.now(UTC) + timedelta(minutes=50)
+    await store.remove_trigger("t")
+    await store.set_timer("t", due=1, slot=1)
+    assert await store.link.call("EXISTS", store.keys("trigger", "t"), store.keys("ringing")) == 0
 
 
 async def test_policy_skip(store: Store) -> None:

@@ -242,6 +242,12 @@ async def pause_trigger(store: Store) -> Request:
 
 
 @scene(TRANSITIONS)
+async def set_timer(store: Store) -> Request:
+    await _timer(store)
+    return lambda: store.set_timer("t", due=5, slot=4)
+
+
+@scene(TRANSITIONS)
 async def set_cursor(store: Store) -> Request:
     await _watcher(store)
     return lambda: store.set_cursor("w", "other", "1-0", "1-5")
