@@ -301,12 +301,14 @@ async def test_a_consumer_that_was_told_to_read_the_intake_leaves_it(
 ) -> None:
     """As with `-Q`: what it takes there it gives back, and takes no more."""
     with celery_app("basic", running.runtime.settings) as app:
-        await answer(app.control.add_consumer, INTAKE)
+        asked_for = answer(app.control.inspect(timeout=2).active_queues)
+        [ours] = [n for n, q in (await asked_for).items() if q[0]["name"] == "colony.basic"]
+        await answer(app.control.add_consumer, INTAKE, destination=[ours])  # not the clerk
         results = await asyncio.gather(*(asked(client, SPAWN, "fetch") for _ in range(20)))
         ids = [worker for result in results for worker in result["worker_ids"]]
         assert len(set(ids)) == 20
         await reports_of(running, ids)
-        [queues] = (await answer(app.control.inspect(timeout=2).active_queues)).values()
+        [queues] = (await answer(app.control.inspect([ours], timeout=2).active_queues)).values()
     assert [queue["name"] for queue in queues] == ["colony.basic"]
 
 
