@@ -24,16 +24,39 @@ answer of 2xx is a delivery. 410 gives it up and pauses its subscription; anythi
 tried again after `COLONY_DELIVERY_RETRIES` (5 s … 24 h, or later if Retry-After says so), then given up:
 kept among the dead, up to `dead_deliveries_max`, until you retry or drop it. So is, at once, what would go
 to an address that is not public, or by http (`colony.urls`). An endpoint that is slow delays only itself.
+
+Nodes sign with whatever secret of theirs a callback names. So those who come over HTTP, or by the intake, may
+name only what `COLONY_CALLBACK_SECRETS` lists: who chooses the URL gets signatures made with the secret.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from colony.errors import InvalidSubscription, UnknownDelivery, UnknownSubscription
-from colony.models import Delivery, Subscription, SubscriptionInfo
+from colony.models import Delivery, OnComplete, Subscription, SubscriptionInfo
 from colony.operations import Operations, unknown_colony
 from colony.sizes import MAX_SPEC_BYTES
 
 MAX_SUBSCRIPTIONS = 100
+
+
+def why_not_named(on_complete: OnComplete | None, listed: Sequence[str]) -> str | None:
+    """Why a caller who is not trusted with a node's secrets may not name those of this callback; None where
+    it may."""
+    for reference in () if on_complete is None else on_complete.secret:
+        if not any(_fits(reference, entry) for entry in listed):
+            return (
+                f"{reference!r} is not among the secrets that callbacks may name here: expected "
+                f"{' or '.join(listed)} (COLONY_CALLBACK_SECRETS of gateway and nodes)"
+            )
+    return None
+
+
+def _fits(reference: str, entry: str) -> bool:
+    if ".." in reference.partition(":")[2].split("/"):
+        return False  # it leads out of the directory that is listed
+    return reference.startswith(entry[:-1]) if entry.endswith("*") else reference == entry
 
 
 class DeliveryVerbs(Operations):

@@ -36,6 +36,13 @@ in a definition, or put by who has Redis.
 *A model key or an account*: what the provider lets it. On nodes alone, by reference (``env:``, ``file:``,
 vaults): never in Redis, messages, events or logs; redacted from what tools and providers say.
 
+*A callback's secret*, an ``env:`` or ``file:`` of the nodes that `on_complete` names: who names it and the
+URL gets signatures made with it, of a body that is partly theirs. Whoever trusts that secret may then take
+them for the fleet, and a weak one can be guessed from them. So over HTTP and the intake only those may be
+named that COLONY_CALLBACK_SECRETS lists (``env:HOOK_*``, ``env:COLONY_HOOK_*``): put nothing else there, and
+give receivers that must not be confused secrets of their own. Who has a producer's or an operator's
+password of Redis may name any.
+
 Change any by naming the new beside the old: ACL users take two passwords, webhooks up to four secrets.
 
 Prompt injection

@@ -147,8 +147,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="Where a node answers /livez and /readyz over HTTP (with --processes also the next "
-        "ones; 0: any free one, see the log). Default: nowhere.",
+        description="Where a node or a beat answers /livez, /readyz and /metrics over HTTP (with "
+        "--processes also the next ones; 0: any free one, see the log). Default: nowhere.",
     )
     health_host: str = Field(
         "127.0.0.1",
@@ -214,6 +214,12 @@ class Settings(BaseSettings):
     delivery_allow_http: bool = Field(
         False,
         description="Whether webhooks may be sent to public addresses by http, for all to read.",
+    )
+    callback_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
+        ("env:HOOK_*", "env:COLONY_HOOK_*"),
+        description="Which secrets those who come over HTTP, or hand in by the intake, may name for their "
+        "callbacks to be signed with: references, or how they begin with a * behind it, with commas between: "
+        "env:HOOK_*,file:/run/secrets/hooks/*. Read by gateways and nodes.",
     )
 
     @classmethod

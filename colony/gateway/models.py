@@ -66,7 +66,8 @@ class Task(Request):
 class Callback(Request):
     """A URL that is called when it has ended, as Standard Webhooks describe, at least once.
 
-    `secret`: the references of the secrets that sign it, which nodes resolve, such as ``env:HOOK_SECRET``.
+    `secret`: the references of the secrets that sign it, which nodes resolve, such as ``env:HOOK_SECRET``;
+    of those that COLONY_CALLBACK_SECRETS lists.
     """
 
     url: str = Field(max_length=2048)

@@ -405,6 +405,12 @@ REFUSED: dict[str, tuple[str, Any, Any, str]] = {
     "a batch of text": (SPAWN_BATCH, ["fetch"], {}, "tasks: "),
     "unknown policy": (SPAWN_BATCH, [["fetch"]], {"policy": "most"}, "policy: "),
     "on_complete a number": (SPAWN_BATCH, [["fetch"]], {"on_complete": 5}, "on_complete"),
+    "on_complete with a key of the node": (
+        SPAWN_BATCH,
+        [["fetch"]],
+        {"on_complete": {"url": "https://example.org/", "secret": "env:OPENAI_API_KEY"}},
+        "on_complete.secret: 'env:OPENAI_API_KEY' is not among the secrets",
+    ),
     "task too large": (SPAWN, ["x" * 70_000], {}, "max_task_bytes"),
 }
 

@@ -112,5 +112,17 @@ async def test_a_callback_is_checked_before_anything_is_accepted(strict: Api) ->
         found = await strict.json("POST", "/batches", 422, json={**body, "on_complete": wrong})
         assert found["field"].startswith("body.on_complete"), wrong
         assert "whsec_" not in json.dumps(found)
-    call = {"url": "https://example.com/done", "secret": ["env:HOOK_SECRET"]}
+    call: dict[str, object] = {"url": "https://example.com/done", "secret": ["env:HOOK_SECRET"]}
     await strict.json("POST", "/batches", 202, json={**body, "on_complete": call})
+    one = {"task": "fetch", "data": {"city": "Oslo"}}
+    for reference in (
+        "env:OPENAI_API_KEY",
+        "env:HOOKS",
+        "file:/run/secrets/hook",
+        "env:hook_secret",
+    ):
+        call = {"url": "https://example.com/done", "secret": ["env:HOOK_SECRET", reference]}
+        for path, asked in (("/batches", body), ("/workers", one)):
+            found = await strict.json("POST", path, 422, json={**asked, "on_complete": call})
+            assert found["field"] == "body.on_complete.secret"
+            assert "COLONY_CALLBACK_SECRETS" in found["detail"]

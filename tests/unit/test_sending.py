@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from colony.deliveries import why_not_named
 from colony.models import OnComplete
 from colony.settings import Settings
 from colony.store.deliveries import Owed
@@ -155,3 +156,26 @@ def test_the_body_is_the_same_each_time() -> None:
         b'{"type":"batch.completed","timestamp":"2026-01-01T00:00:00Z",'
         b'"data":{"colony_id":"c","batch_id":"b1","joined_at":"2026-01-01T00:00:00Z"}}'
     )
+
+
+@pytest.mark.parametrize(
+    ("reference", "fits"),
+    [
+        ("env:HOOK_A", True),
+        ("env:HOOK", False),
+        ("env:A_HOOK_A", False),
+        ("file:/run/hooks/a", True),
+        ("file:/run/hooks/a/b..c", True),
+        ("file:/run/hooks/../model_key", False),
+        ("file:/run/hooks-of-others", False),
+        ("env:EXACT", True),
+        ("env:EXACTLY", False),
+    ],
+)
+def test_which_secrets_a_caller_may_name(reference: str, fits: bool) -> None:
+    """What is listed, or begins so; never what leads out of a directory. All of them must be."""
+    listed = ("env:HOOK_*", "file:/run/hooks/*", "env:EXACT")
+    told = OnComplete(url="https://example.org/", secret=("env:HOOK_A", reference))
+    assert (why_not_named(told, listed) is None) == fits
+    assert why_not_named(OnComplete(task="mine"), ()) is None
+    assert why_not_named(None, ()) is None

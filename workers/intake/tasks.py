@@ -34,6 +34,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
+from colony.deliveries import why_not_named
 from colony.doorbell import SPAWN, SPAWN_BATCH, TRIGGER
 from colony.errors import ColonyError, InvalidTask
 from colony.models import OnComplete
@@ -148,7 +149,8 @@ class Spawn(Arguments, Options):
 class SpawnBatch(Arguments, Options):
     """``colony.spawn_batch``: a worker for each task, and one consolidated result. A task is text, or
     ``{"task": …, "data": …, "agent": …}``; `on_complete` is the name of a task of yours, or
-    ``{"task": …, "queue": …}``."""
+    ``{"task": …, "queue": …}``, or ``{"url": …, "secret": …}`` with secrets that COLONY_CALLBACK_SECRETS
+    lists."""
 
     first = "tasks"
 
@@ -164,6 +166,9 @@ class SpawnBatch(Arguments, Options):
 
     async def accept(self, runtime: ColonyRuntime, eta: datetime | None) -> Result:
         """As `ColonyRuntime.spawn_batch`."""
+        told = None if isinstance(self.on_complete, str) else self.on_complete
+        if wrong := why_not_named(told, runtime.settings.callback_secrets):
+            raise InvalidTask(f"{SPAWN_BATCH}: on_complete.secret: {wrong}")
         batch = await runtime.spawn_batch(
             self.tasks,
             policy=self.policy,

@@ -20,6 +20,7 @@ from colony.gateway.routes.common import (
     Runtime,
     Wait,
     not_yet,
+    options_of,
     router_for,
     unless_ending,
 )
@@ -56,7 +57,7 @@ async def spawn_batch(
         first_n=body.first_n,
         idempotency_key=key,
         caller=caller,
-        **body.options(),
+        **options_of(body, runtime),
     )
     return _spawned(batch)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from colony.deliveries import why_not_named
 from colony.gateway import examples
 from colony.gateway.auth import GuardedRoute
 from colony.gateway.colonies import Open
-from colony.gateway.models import NAMES, Running, Stop
+from colony.gateway.models import NAMES, Running, SpawnOptions, Stop
+from colony.gateway.problems import Refused
 from colony.gateway.settings import GatewaySettings
 from colony.listing import MAX_PAGE
 from colony.runtime import ColonyRuntime
@@ -139,6 +142,15 @@ def _reason(body: Annotated[Stop | None, Body()] = None) -> str | None:
 
 
 Reason = Annotated[str | None, Depends(_reason)]
+
+
+def options_of(body: SpawnOptions, runtime: ColonyRuntime) -> dict[str, Any]:
+    """What applies to all workers of a request. Raises `Refused` for a secret that callbacks may not name."""
+    options = body.options()
+    if wrong := why_not_named(options["on_complete"], runtime.settings.callback_secrets):
+        where = "body.on_complete.secret"
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {wrong}", field=where)
+    return options
 
 
 async def unless_ending(request: Request, answer: Coroutine[Any, Any, T]) -> T | None:

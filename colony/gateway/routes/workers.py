@@ -20,6 +20,7 @@ from colony.gateway.routes.common import (
     Wait,
     WorkerId,
     not_yet,
+    options_of,
     router_for,
     unless_ending,
 )
@@ -52,7 +53,7 @@ async def spawn(body: Spawn, runtime: Runtime, caller: Caller, key: IdempotencyK
         agent=body.agent,
         idempotency_key=key,
         caller=caller,
-        **body.options(),
+        **options_of(body, runtime),
     )
     return Spawned(worker_ids=ids)
 
