@@ -56,6 +56,8 @@ def make_app(settings: Settings) -> Celery:
         redbeat_lock_timeout=6,
         redbeat_redis_options={"socket_timeout": patience, "socket_connect_timeout": patience},
         colony_id=colony.name,
+        colony_health_host=settings.health_host,
+        colony_health_port=settings.health_port,
         colony_tracer_threads=settings.tracer_threads,
         colony_drain_grace_seconds=settings.drain_grace.total_seconds(),
     )

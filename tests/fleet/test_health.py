@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import socket
 import sys
 import urllib.error
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from colony.models import WorkerState
+from colony.redis_server import EmbeddedRedis
 from colony.testing import Fleet, Node, wait_until
 from tests.fleet.helpers import wait_for_state
 from tests.proxy import Proxy
@@ -176,3 +178,39 @@ async def test_each_process_has_a_port_of_its_own() -> None:
         assert "COLONY_HEALTH_PORT: cannot listen on 127.0.0.1" in late.tail(100)
         node.terminate()
         assert node.wait() == 0
+
+
+async def test_beats_answer_probes_and_say_who_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are ready, one leads. Without Redis they live and are not ready. A port that is taken is said."""
+    ports = [free_port(), free_port()]
+    with EmbeddedRedis() as redis:
+        async with Fleet("tests.definitions:basic", nodes=1, redis_url=redis.url) as fleet:
+            for port in ports:
+                monkeypatch.setenv("COLONY_HEALTH_PORT", str(port))
+                fleet.start_beat()
+            for port in ports:
+                assert (await until(port, "/readyz", 200))["reasons"] == []
+
+            async def one_leads() -> bool:
+                said = [await asyncio.to_thread(scrape, port) for port in ports]
+                told = [
+                    re.search(r'colony_beat_leads{colony="basic"} (\S+)', page) for page in said
+                ]
+                return sorted(found[1] for found in told if found) == ["0.0", "1.0"]
+
+            await wait_until(one_leads, 30, what="one leads, one stands by")
+            redis.kill()
+            assert "no answer of Redis" in str(await until(ports[0], "/readyz", 503, 30))
+            assert probe(ports[0], "/livez")[0] == 200
+            redis.restart()
+            await until(ports[0], "/readyz", 200, 30)
+            third = fleet.start_beat()
+            assert await asyncio.to_thread(third.wait) == 1
+            assert "COLONY_HEALTH_PORT: cannot listen" in third.tail()
+            assert "Traceback" not in third.tail()
+
+
+def scrape(port: int) -> str:
+    """All metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
