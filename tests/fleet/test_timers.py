@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from colony.models import FireRecord
+from colony.models import FireRecord, ReportStatus, WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, Node, wait_until
-from tests.fleet.helpers import assert_told_once
+from tests.fleet.helpers import assert_told_once, records, wait_for_state
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
@@ -116,6 +116,66 @@ async def test_a_cron_fires_at_its_seconds(runtime: ColonyRuntime) -> None:
     fires = await fires_of(runtime, trigger_id, 2)
     assert [fire.due.microsecond for fire in fires if fire.due] == [0] * len(fires)
     assert [fire.due.second % 2 for fire in fires if fire.due] == [0] * len(fires)
+    await runtime.remove_trigger(trigger_id)
+
+
+async def test_an_active_fleet_skips_a_timer_that_wants_it_idle(runtime: ColonyRuntime) -> None:
+    """Scenario 31: while a worker runs, and for as long after it as the timer says; then it fires."""
+    [busy] = await runtime.spawn("rest 60")
+    await wait_for_state(runtime, WorkerState.RUNNING, 1)
+    trigger_id = await put(runtime, "idle", interval=1, skip_when_active_within=1.5)
+    skipped = await fires_of(runtime, trigger_id, 2)
+    assert {fire.outcome for fire in skipped} == {"skipped: the fleet is active"}
+    await runtime.stop_worker(busy)
+    ended = (await records(runtime, [busy]))[0].ended_at
+
+    async def first() -> FireRecord | None:
+        fires = await runtime.get_fires(trigger_id)
+        return next((fire for fire in fires[::-1] if fire.worker_id is not None), None)
+
+    fired = await wait_until(first, 20, what="a fire of an idle fleet")
+    assert ended is not None
+    assert fired.at - ended >= timedelta(seconds=1.5)
+    await runtime.remove_trigger(trigger_id)
+    await assert_told_once(runtime, [await ended_of(runtime, fired)])
+
+
+async def ended_of(runtime: ColonyRuntime, fire: FireRecord) -> str:
+    """The worker of a fire, once it has ended."""
+    report = await runtime.wait_for_worker(str(fire.worker_id), 20)
+    assert report is not None
+    return report.worker_id
+
+
+async def test_the_next_fire_replaces_the_worker_of_the_last(runtime: ColonyRuntime) -> None:
+    """Policy `replace`: one lives, those before it were stopped while they ran, and told so."""
+    trigger_id = "replaced"
+    await runtime.put_trigger(
+        {
+            "id": trigger_id,
+            "trigger_type": "timer",
+            "trigger_config": {"interval": 1},
+            "task": "rest 60",
+            "max_concurrent": 1,
+            "concurrency_policy": "replace",
+        }
+    )
+    await fires_of(runtime, trigger_id, 3)
+    await runtime.pause_trigger(trigger_id)
+    fires = await fires_of(runtime, trigger_id, 3)
+    assert {fire.outcome for fire in fires} == {"accepted"}
+    *before, last = [str(fire.worker_id) for fire in fires]
+    for worker_id in before:
+        report = await runtime.wait_for_worker(worker_id, 20)
+        assert report is not None
+        assert report.status is ReportStatus.STOPPED
+        assert "replaced by the next one" in report.summary
+    await assert_told_once(runtime, before)
+    info = await runtime.get_trigger(trigger_id)
+    assert (info.live, info.missed) == (1, 0)
+    [record] = await records(runtime, [last])
+    assert not record.state.terminal
+    await runtime.stop_worker(last)
     await runtime.remove_trigger(trigger_id)
 
 

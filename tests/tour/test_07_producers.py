@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from colony import ColonyClient, EventType, Report, ReportStatus, WorkerState
-from colony.errors import IntakePaused, InvalidTask, NotEnded, UnknownWorker
+from colony.errors import IntakePaused, InvalidTask, NotEnded, UnknownTrigger, UnknownWorker
 from colony.testing import Fleet, wait_until
 from tests.tour.helpers import Calls
 
@@ -44,6 +44,50 @@ async def test_a_blocking_client_spawns_and_waits(tour: Fleet) -> None:
         assert client.wait_for_worker(slow) == client.get_worker_result(slow) == reports[0]
         parts = client.get_conversation(slow)
         assert [part["kind"] for part in parts][:3] == ["request", "answer", "result"]
+
+    await blocking(tour, story)
+
+
+ASK: dict[str, Any] = {"id": "ask", "trigger_type": "manual", "task": "${input.what}"}
+
+
+async def test_fire_a_trigger_and_wait(tour: Fleet) -> None:
+    """The report of the worker that was spawned: for the same key the first one's, None where it takes too
+    long; it goes on, and the trigger's history names it."""
+    await tour.runtime.put_trigger(ASK)
+    fire = tour.runtime.trigger_and_wait
+    first = await fire("ask", {"what": "fetch"}, timeout=15, idempotency_key="once")
+    assert first is not None
+    assert (first.status, first.summary) == (ReportStatus.SUCCESS, "Fetched 5 rows")
+    assert await fire("ask", {"what": "fail"}, timeout=15, idempotency_key="once") == first
+    failed = await fire("ask", {"what": "fail"})
+    assert failed is not None
+    assert failed.status is ReportStatus.FAILED
+    assert await fire("ask", {"what": "nap"}, timeout=0.1) is None
+    latest, *_ = await tour.runtime.get_fires("ask")
+    slow = await tour.runtime.wait_for_worker(str(latest.worker_id), 15)
+    assert slow is not None
+    assert slow.summary == "Napped."
+    with pytest.raises(InvalidTask, match="'what'"):
+        await fire("ask", timeout=15)
+    with pytest.raises(UnknownTrigger, match="'nobody'"):
+        await fire("nobody", timeout=15)
+
+
+async def test_a_blocking_client_fires_a_trigger_and_waits(tour: Fleet) -> None:
+    """As ColonyRuntime does."""
+
+    def story(client: ColonyClient) -> None:
+        client.put_trigger(ASK)
+        first = client.trigger_and_wait("ask", {"what": "fetch"}, timeout=15, idempotency_key="two")
+        assert first is not None
+        assert first == client.get_worker_result(first.worker_id)
+        assert client.trigger_and_wait("ask", {"what": "nap"}, idempotency_key="two") == first
+        assert client.trigger_and_wait("ask", {"what": "nap"}, timeout=0.1) is None
+        latest = client.get_fires("ask")[0]
+        assert client.wait_for_worker(str(latest.worker_id), timeout=15) is not None
+        with pytest.raises(UnknownTrigger, match="'nobody'"):
+            client.trigger_and_wait("nobody")
 
     await blocking(tour, story)
 
