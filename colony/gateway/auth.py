@@ -7,7 +7,7 @@ checked: the two cannot differ, and a route that says nothing cannot be made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
@@ -131,18 +132,21 @@ class _JsonRequest(Request):
 
 
 class GuardedRoute(APIRoute):
-    """A route that asks the app's `Doorkeeper` first, and then for JSON where it takes a body."""
+    """A route that asks the app's `Doorkeeper` first, then for query parameters that it knows and no others,
+    and for JSON where it takes a body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler behind its guard."""
         inner = super().get_route_handler()
         [security] = (self.openapi_extra or {})["security"]
         scope = Scope(security[SCHEME][0])
+        known = sorted(_query_of(self.dependant))
 
         async def guarded(request: Request) -> Response:
             doorkeeper: Doorkeeper = request.app.state.doorkeeper
             try:
                 request.state.caller = await doorkeeper.admit(request, scope)
+                _must_be_known(request, known)
                 if self.body_field is not None:
                     _must_be_json(request)
                 return await inner(_JsonRequest(request.scope, request.receive))
@@ -151,6 +155,23 @@ class GuardedRoute(APIRoute):
                 raise
 
         return guarded
+
+
+def _query_of(dependant: Dependant) -> Iterator[str]:
+    """The query parameters of a route and of what it depends on."""
+    yield from (field.alias for field in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _query_of(each)
+
+
+def _must_be_known(request: Request, known: Sequence[str]) -> None:
+    """A misspelt filter would answer with everything."""
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        there = f"expected {', '.join(known)}" if known else "there are none here"
+        raise RequestValidationError(
+            [{"loc": ("query", name), "msg": f"unknown parameter; {there}"} for name in unknown]
+        )
 
 
 class HookRoute(APIRoute):

@@ -69,6 +69,30 @@ async def test_what_is_wrong_is_named_and_nothing_is_accepted(api: Api) -> None:
     assert await accepted(api) == before
 
 
+async def test_a_query_parameter_that_is_unknown_is_refused(api: Api) -> None:
+    """It is named, with those that there are: a misspelt filter would answer with everything."""
+    wrong = await api.json("GET", "/events?types=gap&after=0", 422)
+    assert wrong["field"] == "query.types"
+    assert "expected after, stream, type, worker" in wrong["detail"]
+    wrong = await api.json("GET", "/workers?state=RUNNING&limits=3", 422)
+    assert [each["field"] for each in wrong["errors"]] == ["query.state", "query.limits"]
+    assert "expected cursor, limit, status" in wrong["detail"]
+    assert (await api.json("GET", "/stats?x", 422))["field"] == "query.x"
+    assert "none here" in (await api.json("POST", "/intake/resume?now=1", 422))["detail"]
+
+
+async def test_every_route_refuses_them(api: Api) -> None:
+    """Each operation of the description; those that webhooks call take what their senders send."""
+    paths = (await api.client.get(f"{api.gateway.url}/openapi.json")).json()["paths"]
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            there = path.removeprefix("/v1/colonies/{colony}").replace("{", "").replace("}", "")
+            found = await api.json(method.upper(), f"{there}?nonsense=1", 422)
+            assert found["field"] == "query.nonsense"
+            for each in operation.get("parameters", []):
+                assert each["in"] != "query" or each["name"] in found["detail"]
+
+
 JSON = {"Content-Type": "application/json"}
 
 
