@@ -3,6 +3,7 @@
 nodes, one by one:  the new one is ready ─▶ SIGTERM to the old one ─▶ its workers go on elsewhere
 beats:              likewise, the one that stands by first
 gateway, Flower:    SIGTERM, and started again; callers ask again with the same key
+    the producer:       another one goes on, and asks again where the old one was not answered
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import httpx2
 
 from colony.models import NodeInfo, WorkerState
+from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, Node, wait_until
 from tests.fleet.flower_kit import Flower, flower
 from tests.gateway.kit import Api, Gateway
@@ -90,7 +92,8 @@ async def upgraded(folder: Path, steady_seconds: float) -> AsyncIterator[Seen]:
         await shown.until_it_knows(2)
         client = await stack.enter_async_context(httpx2.AsyncClient(timeout=30))
         api = Api(gateway, fleet.runtime, client)
-        load = Load(fleet.runtime, api, await listener_of(api))
+        first = await stack.enter_async_context(_producer(fleet))
+        load = Load(first, api, await listener_of(api))
         seen = Seen(fleet, load, calls, shown)
         listening, sampling = asyncio.create_task(load.listen()), asyncio.create_task(_look(seen))
         loading = asyncio.create_task(load.run())
@@ -100,6 +103,9 @@ async def upgraded(folder: Path, steady_seconds: float) -> AsyncIterator[Seen]:
             await _replace_nodes(seen)
             await _replace_beats(seen)
             await _replace_gateway(seen, gateway)
+            with seen.doing("the producer"):
+                load.runtime = await stack.enter_async_context(_producer(fleet))
+                await first.__aexit__(None, None, None)
             with seen.doing("Flower"):
                 await asyncio.to_thread(flowers.close)
                 seen.flower = flowers.enter_context(flower(fleet, folder, *kept))
@@ -113,6 +119,10 @@ async def upgraded(folder: Path, steady_seconds: float) -> AsyncIterator[Seen]:
             for task in (loading, listening, sampling):
                 task.cancel()
             await asyncio.gather(loading, listening, sampling, return_exceptions=True)
+
+
+def _producer(fleet: Fleet) -> ColonyRuntime:
+    return ColonyRuntime(fleet.colony_id, redis_url=fleet.redis_url)
 
 
 async def _replace_nodes(seen: Seen) -> None:
