@@ -175,6 +175,16 @@ class TriggerKeeping(StoreBase):
         specs = pairs(await self._hash(self.keys("triggers")))
         return list(await asyncio.gather(*(self._info(t, specs[t]) for t in sorted(specs))))
 
+    async def page_triggers(self, after: str, most: int) -> tuple[list[TriggerInfo], str | None]:
+        """So many by id, behind `after` (empty: from the first), and behind which id there are more, if there
+        are. Of the others only the ids are read."""
+        ids = [each for each in sorted(await self._ids()) if each > after]
+        page = ids[:most]
+        specs = await self.link.call("HMGET", self.keys("triggers"), *page) if page else []
+        there = [(t, str(spec)) for t, spec in zip(page, specs, strict=True) if spec is not None]
+        found = await asyncio.gather(*(self._info(t, spec) for t, spec in there))
+        return list(found), page[-1] if len(ids) > most else None
+
     async def trigger(self, trigger_id: str) -> TriggerInfo | None:
         """One of them."""
         spec = await self.trigger_spec(trigger_id)
@@ -189,6 +199,9 @@ class TriggerKeeping(StoreBase):
         """Redis' time."""
         seconds, micros = await self.link.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _ids(self) -> list[str]:
+        return [str(each) for each in await self.link.call("HKEYS", self.keys("triggers"))]
 
     async def _info(self, trigger_id: str, spec: str) -> TriggerInfo:
         flat, due, live = await asyncio.gather(

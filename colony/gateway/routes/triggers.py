@@ -17,6 +17,7 @@ from colony.gateway.routes.common import (
     Cursor,
     IdempotencyKey,
     Limit,
+    Opened,
     Runtime,
     Settings,
     router_for,
@@ -32,13 +33,12 @@ TriggerId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", ex
 
 
 @router.get("/triggers", operation_id="list_triggers", **operation(Scope.READ, examples.TRIGGERS))
-async def list_triggers(runtime: Runtime, limit: Limit, cursor: Cursor = None) -> Page[TriggerInfo]:
+async def list_triggers(opened: Opened, limit: Limit, cursor: Cursor = None) -> Page[TriggerInfo]:
     """All triggers, by id: what each is, when it is due, how often it fired and what it missed."""
     after = "" if cursor is None else read_cursor("triggers", cursor)[1]
-    found = [each for each in await runtime.list_triggers() if each.trigger_id > after]
-    page = tuple(found[:limit])
-    more = make_cursor("triggers", 0, page[-1].trigger_id) if len(found) > limit else None
-    return Page(items=page, next_cursor=more)
+    page, last = await opened.feed.store.page_triggers(after, limit)
+    more = None if last is None else make_cursor("triggers", 0, last)
+    return Page(items=tuple(page), next_cursor=more)
 
 
 @router.get(
