@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from colony.definition import load_colony
-from colony.errors import StoreUnavailable
+from colony.errors import DefinitionError, StoreUnavailable
 from colony.gateway import describe, problems
 from colony.gateway.auth import Doorkeeper
 from colony.gateway.colonies import Colonies
@@ -24,7 +24,7 @@ from colony.gateway.limits import Limits
 from colony.gateway.measures import Measured, Metrics
 from colony.gateway.routes import PREFIX, ROUTERS
 from colony.gateway.settings import GatewaySettings
-from colony.pipeline.registry import code_of
+from colony.pipeline.registry import code_of, in_order
 from colony.pipeline.stage import Stage
 from colony.settings import Settings
 
@@ -45,11 +45,11 @@ def create_app(
 
     `guarded=False` lets everybody on this machine do everything without a token, and nobody else.
     `pipelines` are, by colony, the stages of its pipeline that are code (`colony.pipeline`), beside those
-    of the definitions that the settings name. Raises `DefinitionError` where one of these is none.
+    of the definitions that the settings name. Raises `DefinitionError` where one of these is none, or two
+    are of one colony, or two stages of a colony have one name.
     """
     settings, gateway = settings or Settings(), gateway or GatewaySettings()
-    defined = [load_colony(path) for path in gateway.definitions]
-    stages = {**{each.name: code_of(each.pipeline) for each in defined}, **(pipelines or {})}
+    stages = _stages(gateway.definitions, pipelines or {})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -90,6 +90,26 @@ def create_app(
     problems.install(app)
     describe.install(app)
     return app
+
+
+def _stages(
+    definitions: Sequence[str], pipelines: Mapping[str, Sequence[Stage]]
+) -> dict[str, list[Stage]]:
+    """The stages that are code, by colony: those of its definition and those that were given."""
+    defined: dict[str, str] = {}
+    found: dict[str, list[Stage]] = {}
+    for path in definitions:
+        colony = load_colony(path)
+        if colony.name in defined:
+            raise DefinitionError(
+                f"{defined[colony.name]} and {path} both define the colony {colony.name!r}: give the gateway "
+                "one definition of each"
+            )
+        defined[colony.name] = path
+        found[colony.name] = code_of(colony.pipeline)
+    for name, given in pipelines.items():
+        found[name] = [*found.get(name, ()), *given]
+    return {name: in_order(stages) for name, stages in found.items()}
 
 
 async def _live() -> dict[str, bool]:

@@ -88,7 +88,7 @@ class GatewaySettings(BaseSettings):
     definitions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
         (),
         description="Definitions (module:attribute, with commas between them) of colonies whose pipeline has "
-        "stages that are code: they run in the gateway.",
+        "stages that are code: they run in the gateway. One for each colony.",
     )
     metrics_token: SecretStr | None = Field(
         None,

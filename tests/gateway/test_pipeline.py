@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 import pytest_asyncio
 
+from colony.errors import DefinitionError
+from colony.gateway import create_app
+from colony.gateway.settings import GatewaySettings
+from colony.settings import Settings
 from colony.testing import Fleet
+from tests.fleet.pipeline_definitions import house
 from tests.gateway.kit import Api, Gateway, problem
 
 pytestmark = pytest.mark.fleet
@@ -98,6 +104,28 @@ def test_a_definition_that_is_none_is_said_in_a_line(tmp_path: Path) -> None:
     assert gateway.process.wait(20) == 1
     assert "importing 'nowhere' failed" in " ".join(gateway.tail().split())
     assert "Traceback" not in gateway.tail()
+
+
+def test_two_definitions_of_one_colony_are_refused(tmp_path: Path) -> None:
+    """Only one could be obeyed: the gateway does not start, and names both."""
+    named = "tests.fleet.pipeline_definitions:guarded"
+    twice = ("--definition", named, "--definition", named)
+    gateway = Gateway("redis://127.0.0.1:1/0", tmp_path / "log", *twice)
+    assert gateway.process.wait(20) == 1
+    assert "both define the colony 'guarded'" in " ".join(gateway.tail().split())
+    assert "Traceback" not in gateway.tail()
+
+
+async def test_stages_that_are_given_stand_beside_those_of_the_definition() -> None:
+    """Both are asked; the same one twice is refused at once, not when the colony is first asked for."""
+    named = GatewaySettings(definitions=("tests.fleet.pipeline_definitions:guarded",))
+    redis = Settings(redis_url="redis://127.0.0.1:1/0")
+    with pytest.raises(DefinitionError, match="two stages are named 'house'"):
+        create_app(redis, named, pipelines={"guarded": [house]})
+    app = create_app(redis, named, pipelines={"guarded": [replace(house, name="annexe", order=1)]})
+    async with app.router.lifespan_context(app):
+        stages = app.state.colonies._pipelines["guarded"]
+    assert [one.name for one in stages] == ["annexe", "house"]
 
 
 async def test_a_callback_is_checked_before_anything_is_accepted(strict: Api) -> None:
