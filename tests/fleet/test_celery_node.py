@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -46,7 +46,7 @@ async def running() -> AsyncIterator[Fleet]:
         yield fleet
 
 
-def absent(reason: str) -> None:
+def absent(reason: str) -> NoReturn:
     """Skip on somebody's laptop; in CI there is no excuse."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must run these tests: {reason}")
@@ -123,7 +123,7 @@ async def test_redis_cli_pushes_the_documented_message(running: Fleet) -> None:
     """A shell is enough: the JSON of the documentation, pushed with redis-cli, is a worker."""
     cli = shutil.which("redis-cli")
     if cli is None:
-        pytest.skip("there is no redis-cli on PATH (test_intake pushes the same with a client)")
+        absent("there is no redis-cli on PATH (test_intake pushes the same with a client)")
     assert tasks.__doc__
     message = tasks.__doc__.split("::\n\n")[1].split("\n\n")[0]
     accepted = await _accepted(running)
