@@ -81,7 +81,7 @@ trees                       `max_depth`, `max_descendants`, 64 in a call        
 triggers, subscriptions     256 KiB each; 20,000 and 100 of them                  refused
 events                      `max_history` are kept; live ones are not             a `gap` is announced
 what is set aside           1,000 messages of 2,000 characters                    the oldest go
-rate limit keys             10,000 buckets                                        refused
+rate limit keys             10,000 buckets                                        new keys share one
 answers to webhooks out     status and headers alone are read                     the rest is not read
 secrets                     64 KiB                                                an error
 names                       colony, agent, trigger: 1 to 64 letters, digits       refused
