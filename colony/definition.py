@@ -251,6 +251,13 @@ class Colony:
             spec = TriggerSpec.of(given)
         except InvalidTrigger as error:
             raise DefinitionError(f"colony {self.name!r}, a trigger: {error}") from error
+        try:
+            if spec.timer is not None:
+                spec.timer.check()
+        except InvalidTrigger as error:
+            raise DefinitionError(
+                f"trigger {spec.id!r} of colony {self.name!r}: {error}"
+            ) from error
         if spec.id in self.triggers:
             raise DefinitionError(f"colony {self.name!r}: two triggers have the id {spec.id!r}")
         if spec.agent is not None and spec.agent not in self.agents:

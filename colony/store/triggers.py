@@ -166,9 +166,9 @@ class TriggerKeeping(StoreBase):
         found = await self.link.call("HGET", self.keys("routes"), route)
         return None if found is None else str(found)
 
-    async def declared_triggers(self) -> dict[str, str]:
-        """The triggers that were put by a definition, with the digest of their declaration."""
-        return pairs(await self._hash(self.keys("declared")))
+    async def declared_triggers(self) -> list[str]:
+        """The triggers that were put by a definition."""
+        return list(await self.link.call("HKEYS", self.keys("declared")))
 
     async def triggers(self) -> list[TriggerInfo]:
         """All of them, by id."""

@@ -18,7 +18,7 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
     until the definition says something else.
     """
     if spec.timer is not None:
-        _check_jitter(spec.timer)
+        spec.timer.check()
     text = spec.model_dump_json()
     reply = await store.put_trigger(
         spec.id,
@@ -46,14 +46,11 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
 
 
 async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
-    """Make the definition's triggers known, and forget those that it does not declare any more. What was
-    declared before is let be."""
-    known = await store.declared_triggers()
+    """Make the definition's triggers known, and forget those that it does not declare any more."""
     for spec in specs:
-        if known.get(spec.id) != _digest(spec.model_dump_json()):
-            await put(store, spec, declared=True)
+        await put(store, spec, declared=True)
     wanted = {spec.id for spec in specs}
-    for trigger_id in known:
+    for trigger_id in await store.declared_triggers():
         if trigger_id not in wanted:
             await store.remove_trigger(trigger_id, undeclared=True)
 
@@ -73,13 +70,6 @@ def next_times(trigger_id: str, timer: TimerConfig, now: int) -> tuple[int, int]
     schedule = timer.schedule()
     slot = schedule.first(now)
     return schedule.due(trigger_id, slot), slot
-
-
-def _check_jitter(timer: TimerConfig) -> None:
-    try:
-        timer.schedule().check_jitter()
-    except ValueError as error:
-        raise InvalidTrigger(f"trigger_config.jitter: {error}") from error
 
 
 def _first_times(trigger_id: str, timer: TimerConfig, now: int) -> Times:

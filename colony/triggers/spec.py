@@ -80,6 +80,13 @@ class TimerConfig(_Config):
         self.schedule()
         return self
 
+    def check(self) -> None:
+        """What is asked of a timer where it is put, not of one that is kept. Raises `InvalidTrigger`."""
+        try:
+            self.schedule().check_jitter()
+        except ValueError as error:
+            raise InvalidTrigger(f"trigger_config.jitter: {error}") from error
+
     def schedule(self) -> Schedule:
         """The times it names. Raises `ValueError` for none, for both, for a zone or times that do not
         exist."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,11 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from colony import ColonyRuntime
+from colony import AgentSpec, Colony, ColonyRuntime
 from colony.bell import Bell
 from colony.definition import ColonyConfig
 from colony.doorbell import Doorbells, celery_app
 from colony.errors import (
+    DefinitionError,
     InvalidTask,
     InvalidTrigger,
     StoreUnavailable,
@@ -31,6 +31,7 @@ from colony.store import Store
 from colony.store.scripts import Script
 from colony.store.triggers import DueTimer
 from colony.tasks import Limits
+from colony.testing_model import ScriptedModel
 from colony.triggers import TriggerSpec
 from colony.triggers import firing as firing_module
 from colony.triggers.firing import Firing, Occasion
@@ -454,23 +455,14 @@ async def test_a_jitter_that_is_too_long_is_refused_where_it_is_put(store: Store
     late = timer(config=TOO_LATE)
     with pytest.raises(InvalidTrigger, match=r"trigger_config\.jitter: .* at most the 60 s"):
         await put(store, late)
-    with pytest.raises(InvalidTrigger, match="at most the 60 s"):
-        await declare(store, [late])
+    with pytest.raises(DefinitionError, match=r"trigger 't' of colony 'c'.* at most the 60 s"):
+        Colony("c", agent=AgentSpec(model=ScriptedModel(["x"])), triggers=[late])
     assert await store.triggers() == []
     await put(store, timer())
     await store.link.call("HSET", store.keys("triggers"), "t", late.model_dump_json())
     await late_by(store, "t", 62_000)
     assert await ring(store) == 1
     assert (await info(store, "t")).fired == 1
-
-
-async def test_what_was_declared_is_not_checked_again(store: Store) -> None:
-    """A definition that nodes have served for long does not keep one from starting."""
-    late = timer(config=TOO_LATE)
-    digest = hashlib.sha256(late.model_dump_json().encode()).hexdigest()[:16]
-    await store.link.call("HSET", store.keys("declared"), "t", digest)
-    await declare(store, [late])
-    await declare(store, [])
 
 
 async def test_what_an_operator_does_with_a_declared_trigger_stands(store: Store) -> None:
