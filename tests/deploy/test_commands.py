@@ -183,7 +183,7 @@ def put_secrets(redis: Secured, folder: Path, service: Mapping[str, Any]) -> Non
         (folder / named["target"]).write_text((redis.secrets / source).read_text())
 
 
-PORTS = {"worker": 8001, "gateway": 8080, "flower": 5555}
+PORTS = {"worker": 8001, "beat-1": 8001, "gateway": 8080, "flower": 5555}
 
 
 def start_service(redis: Secured, folder: Path, name: str) -> Running:
@@ -346,12 +346,11 @@ async def test_the_services_of_compose(
     names = ("worker", "beat-1", "gateway", "flower")
     started += [start_service(redis, tmp_path, name) for name in names]
     for one in started:
-        if one.name != "beat-1":
-            await wait_until(
-                lambda one=one: asyncio.to_thread(one.is_healthy),  # type: ignore[misc]
-                START_SECONDS,
-                what=f"{one.name} is healthy",
-            )
+        await wait_until(
+            lambda one=one: asyncio.to_thread(one.is_healthy),  # type: ignore[misc]
+            START_SECONDS,
+            what=f"{one.name} is healthy",
+        )
     await survey(redis)
     await wait_until(lambda: beat_leads(redis), START_SECONDS, what="a beat leads")
     await end_all(started)
@@ -381,12 +380,17 @@ async def test_the_units_of_systemd(redis: Secured, tmp_path: Path, started: lis
     """The node says READY=1, gives signs of life and answers probes; the others come up; each ends by its
     signal, in time."""
     systemd = Systemd(tmp_path / "notify")
-    health, gateway, flower = (str(free_port()) for _ in range(3))
-    ports = {"COLONY_GATEWAY_PORT": gateway, "COLONY_FLOWER_PORT": flower}
-    ports |= {"COLONY_HEALTH_HOST": "127.0.0.1", "COLONY_HEALTH_PORT": health}
-    names = ("colony-worker@", "colony-beat@", "colony-gateway", "colony-flower")
-    units = [f"{name}.service" for name in names]
-    started += [start_unit(redis, tmp_path, name, systemd.address, **ports) for name in units]
+    health, ticks, gateway, flower = (str(free_port()) for _ in range(4))
+    ports = {
+        "colony-worker@": {"COLONY_HEALTH_HOST": "127.0.0.1", "COLONY_HEALTH_PORT": health},
+        "colony-beat@": {"COLONY_HEALTH_HOST": "127.0.0.1", "COLONY_HEALTH_PORT": ticks},
+        "colony-gateway": {"COLONY_GATEWAY_PORT": gateway},
+        "colony-flower": {"COLONY_FLOWER_PORT": flower},
+    }
+    started += [
+        start_unit(redis, tmp_path, f"{name}.service", systemd.address, **ours)
+        for name, ours in ports.items()
+    ]
     node = started[0]
 
     def ready() -> bool:
@@ -398,6 +402,7 @@ async def test_the_units_of_systemd(redis: Secured, tmp_path: Path, started: lis
     for one, port, path in (
         (node, health, "readyz"),
         (node, health, "metrics"),
+        (started[1], ticks, "readyz"),
         (started[2], gateway, "readyz"),
         (started[3], flower, "healthcheck"),
     ):

@@ -239,7 +239,7 @@ def test_whatever_is_scraped_by_annotations_has_its_monitor() -> None:
             ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
             assert ports[endpoint["port"]] == annotations["prometheus.io/port"]
             annotated += 1
-    assert annotated == len(monitors) == 2
+    assert annotated == len(monitors) == 3
 
 
 def test_the_operator_takes_the_alerts_as_the_readme_says() -> None:
@@ -279,8 +279,7 @@ def test_pods_are_closed_and_bounded() -> None:
             assert context["allowPrivilegeEscalation"] is False
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert "memory" in container["resources"]["limits"]
-            if owner["metadata"]["name"] != "colony-beat":
-                assert {"readinessProbe", "livenessProbe"} <= set(container)
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
 
 
 def test_the_user_of_the_image_is_the_user_of_the_pods() -> None:
@@ -376,15 +375,17 @@ def test_what_is_enabled_starts_with_the_machine(tmp_path: Path) -> None:
     assert started() == set(units) - {units[1]}
 
 
-def test_each_node_of_a_host_has_a_health_port_of_its_own() -> None:
+def test_each_node_and_beat_of_a_host_has_a_health_port_of_its_own() -> None:
     """Which what all of them share does not take away; others reach it; none is the gateway's."""
-    [template] = [
-        line.removeprefix("COLONY_HEALTH_PORT=")
-        for line in unit("colony-worker@.service")["Environment"]
-        if line.startswith("COLONY_HEALTH_PORT=")
-    ]
-    ports = [int(template.replace("%i", str(number))) for number in range(1, 10)]
-    assert ports == list(range(8001, 8010))
+    ports = []
+    for name in ("colony-worker@.service", "colony-beat@.service"):
+        [template] = [
+            line.removeprefix("COLONY_HEALTH_PORT=")
+            for line in unit(name)["Environment"]
+            if line.startswith("COLONY_HEALTH_PORT=")
+        ]
+        ports += [int(template.replace("%i", str(number))) for number in range(1, 10)]
+    assert ports == [*range(8001, 8010), *range(8101, 8110)]
     assert GatewaySettings().port not in ports
     example = (UNITS / "colony.env.example").read_text()
     assert "COLONY_HEALTH_PORT=" not in example

@@ -1,4 +1,4 @@
-"""Alerts and dashboard name only metrics and labels that a real node and a real gateway export; all that
+"""Alerts and dashboard name only metrics and labels that a real node, beat and gateway export; all that
 is exported is shown; Prometheus reads both files, and its alerts fire and rest."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ from typer.core import TyperGroup
 from colony.cli import app
 from colony.metrics import names
 from colony.metrics.instruments import Counter, Histogram
-from colony.testing import Fleet
+from colony.testing import Fleet, wait_until
 from tests.deploy.kit import BIN, DEPLOY
 from tests.fleet.test_health import free_port
 from tests.gateway.kit import Gateway
@@ -73,10 +74,14 @@ def panels() -> Iterator[tuple[str, str]]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """What a node and a gateway export: names of series, with their labels (declared, or seen)."""
-    port = free_port()
+    """What a node, a beat and a gateway export: names of series, with their labels (declared, or seen)."""
+    port, ticks = free_port(), free_port()
     log: Path = tmp_path_factory.mktemp("gateway") / "log"
-    async with Fleet("tests.definitions:basic", health_port=str(port)) as fleet:
+    async with Fleet("tests.definitions:basic", nodes=0) as fleet:
+        await fleet.add_nodes(health_port=str(port))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLONY_HEALTH_PORT", str(ticks))
+            fleet.start_beat()
         gateway = Gateway(fleet.redis_url, log)
         try:
             [worker] = await fleet.runtime.spawn("echo")
@@ -85,10 +90,19 @@ async def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
             asked = f"{gateway.url}/v1/colonies/basic/stats"
             with pytest.raises(urllib.error.HTTPError, match="401"):  # which the store counts
                 await asyncio.to_thread(urllib.request.urlopen, asked, timeout=5)
-            urls = f"http://127.0.0.1:{port}", gateway.url
-            return {name: of for url in urls for name, of in _series(url)}
+            await wait_until(lambda: _is_open(ticks), 20, what="the beat answers")
+            urls = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ticks}", gateway.url
+            found: Exported = {}
+            for name, labels in (each for url in urls for each in _series(url)):
+                found.setdefault(name, set()).update(labels)
+            return found
         finally:
             gateway.kill()
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _series(url: str) -> Iterator[tuple[str, set[str]]]:

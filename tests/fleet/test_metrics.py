@@ -257,13 +257,13 @@ async def test_webhooks_events_and_ticks_are_counted() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     node: dict[str, Any] = {
-        "health_port": str(port),
         "hook_secret": SECRET,
         "sweep_interval": "0.1",
         "delivery_retries": "0.1",
         "delivery_allow_private": "127.0.0.1/32",
     }
-    async with Fleet("tests.fleet.definitions:deadly", **node) as fleet:
+    async with Fleet("tests.fleet.definitions:deadly", nodes=0, **node) as fleet:
+        await fleet.add_nodes(health_port=str(port))
         with receiving() as receiver:
             fleet.start_beat()
             receiver.answers["/bad"] = [Answer(500)]
