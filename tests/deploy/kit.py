@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,17 @@ def tool(name: str) -> str | None:
     """A program of this environment, or of the machine."""
     beside = BIN / name
     return str(beside) if beside.exists() else shutil.which(name)
+
+
+def checker(name: str, install: str) -> str:
+    """A program that checks something; where there is none the test is skipped, but not in CI, where
+    nobody would see it."""
+    program = tool(name)
+    why = f"{name} is not installed ({install})"
+    if program is None and not os.environ.get("CI"):
+        pytest.skip(why)
+    assert program is not None, why
+    return program
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

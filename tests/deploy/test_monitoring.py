@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import socket
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,7 +24,7 @@ from colony.cli import app
 from colony.metrics import names
 from colony.metrics.instruments import Counter, Histogram
 from colony.testing import Fleet, wait_until
-from tests.deploy.kit import BIN, DEPLOY
+from tests.deploy.kit import DEPLOY, checker, run
 from tests.fleet.test_health import free_port
 from tests.gateway.kit import Gateway
 
@@ -183,14 +180,10 @@ def parse(words: list[str]) -> None:
     command.make_context(name, words, parent=context)
 
 
-def promtool(*arguments: str | Path, cwd: Path | None = None) -> None:
-    """Run Prometheus' own tool; skips where there is none, but not in CI."""
-    tool = shutil.which("promtool") or shutil.which("promtool", path=BIN)
-    if tool is None and not os.environ.get("CI"):
-        pytest.skip("promtool is not installed (apt-get install prometheus)")
-    assert tool is not None, "CI installs prometheus"
-    done = subprocess.run([tool, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def promtool(*arguments: str | Path) -> None:
+    """Run Prometheus' own tool."""
+    done = run(checker("promtool", "make promtool"), *map(str, arguments))
+    assert done.returncode == 0, done.stdout
 
 
 async def test_prometheus_reads_both_files() -> None:
