@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue, ValidationError
+from pydantic_core import from_json
 
 from colony.definition import ColonyConfig
 from colony.errors import InvalidTask
@@ -15,6 +16,8 @@ from colony.models import TaskSpec
 
 MAX_WORKERS = 10_000
 """Most workers of one call."""
+SPARE_DEPTH = 50
+"""How much deeper than in a record data may stand: readers go 200 levels down, and no further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +75,33 @@ def _check(task: str | Mapping[str, Any] | TaskSpec, where: str, limits: Limits)
             "put the bulk where a tool can read it"
         )
     try:
-        size = len(
-            json.dumps(
-                spec.data, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-            ).encode()
-        )
-    except ValueError as error:
+        data = json.dumps(spec.data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(data.encode())
+    except (ValueError, RecursionError) as error:
         raise InvalidTask(f"{dot}data is not JSON: {error}") from error
     if size > limits.max_data_bytes:
         raise InvalidTask(
             f"{dot}data has {size} bytes as JSON, at most {limits.max_data_bytes} are accepted "
             "(max_data_bytes): pass a reference that a tool can read"
         )
+    if not _can_be_read(data):
+        raise InvalidTask(
+            f"{dot}data is nested too deeply, or has a number too long, to be read again"
+        )
     if spec.agent is not None and limits.agents and spec.agent not in limits.agents:
         raise InvalidTask(
             f"{dot}agent {spec.agent!r} is unknown; this colony has: {', '.join(sorted(limits.agents))}"
         )
     return spec
+
+
+def _can_be_read(data: str) -> bool:
+    """Whether those who get the record can read it, also where it stands within something else."""
+    try:
+        from_json("[" * SPARE_DEPTH + data + "]" * SPARE_DEPTH)
+    except ValueError:
+        return False
+    return True
 
 
 def _spec(task: str | Mapping[str, Any] | TaskSpec, where: str) -> TaskSpec:

@@ -405,6 +405,12 @@ REFUSED: dict[str, tuple[str, Any, Any, str]] = {
     "a batch of text": (SPAWN_BATCH, ["fetch"], {}, "tasks: "),
     "unknown policy": (SPAWN_BATCH, [["fetch"]], {"policy": "most"}, "policy: "),
     "on_complete a number": (SPAWN_BATCH, [["fetch"]], {"on_complete": 5}, "on_complete"),
+    "data too deep": (
+        SPAWN,
+        ["fetch"],
+        {"data": json.loads('{"a":' * 180 + "1" + "}" * 180)},
+        "data is nested too deeply",
+    ),
     "on_complete with a key of the node": (
         SPAWN_BATCH,
         [["fetch"]],

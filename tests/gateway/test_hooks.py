@@ -376,6 +376,17 @@ async def test_a_trigger_of_an_earlier_version_that_cannot_be_read(api: Api, put
     assert WHSEC not in log
 
 
+@pytest.mark.parametrize("depth", [100, 150, 199, 200, 500, 2000])
+async def test_a_body_however_deep_is_taken_or_refused(api: Api, put: Put, depth: int) -> None:
+    """And what is taken can be read: a record that cannot would be in the way of whoever lists it."""
+    path = await put("github", task="See it.")
+    body = b'{"a":' * depth + b"1" + b"}" * depth
+    answer = await send(api, path, github(body=body), body)
+    assert answer.status_code in (202, 400, 422), answer.text
+    if answer.status_code == 202:
+        await api.json("GET", f"/workers/{answer.json()['worker_id']}")
+
+
 async def test_a_secret_that_cannot_be_read(api: Api, put: Put, tmp_path: Path) -> None:
     """503, and the reference is not told to whoever calls."""
     path = await put("github")

@@ -15,6 +15,12 @@ from tests.gateway.kit import Api, problem
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="session")]
 
+
+def nested(depth: int) -> Any:
+    """So many objects, one within the other."""
+    return {} if depth == 1 else {"a": nested(depth - 1)}
+
+
 WRONG: list[tuple[Any, str]] = [
     ({}, "body.task"),
     ({"task": ""}, "body.task"),
@@ -38,6 +44,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"task": "x", "deadline": 1e300}, "body.deadline"),
     ({"task": "x", "priority": 1_000_000}, "body.priority"),
     ({"task": "x", "correlation_id": ""}, "body.correlation_id"),
+    ({"task": "x", "data": nested(180)}, "body.data"),
     ([], "body"),
     ("x", "body"),
     (None, "body"),
