@@ -127,6 +127,7 @@ async def test_an_active_fleet_skips_a_timer_that_wants_it_idle(runtime: ColonyR
     skipped = await fires_of(runtime, trigger_id, 2)
     assert {fire.outcome for fire in skipped} == {"skipped: the fleet is active"}
     await runtime.stop_worker(busy)
+    await runtime.wait_for_worker(busy, 20)
     ended = (await records(runtime, [busy]))[0].ended_at
 
     async def first() -> FireRecord | None:
