@@ -218,7 +218,8 @@ def _start_callers(
 ) -> None:
     """Who asks something of the node: they end before it."""
     beat = ["--app", "workers.app", "beat", "--loglevel", _quieter(loglevel), "--pidfile", ""]
-    _start(stack, running, settings, "beat", {"COLONY_APP": definition}, "celery", *beat)
+    env = {"COLONY_APP": definition, "COLONY_HEALTH_PORT": ""}  # that is the node's
+    _start(stack, running, settings, "beat", env, "celery", *beat)
     gateway = ["gateway", "--host", LOOPBACK, "--port", str(beside.gateway_port)]
     gateway += ["--definition", definition, "--loglevel", _quieter(loglevel)]
     _start(stack, running, settings, "gateway", {}, "colony.cli", *gateway)

@@ -22,6 +22,7 @@ import pytest
 from redis import Redis
 
 from colony.testing import wait_until
+from tests.fleet.flower_kit import free_port
 
 pytestmark = pytest.mark.fleet
 
@@ -142,8 +143,9 @@ async def test_all_of_it_is_up_and_ends_in_order(tmp_path: Path) -> None:
 
 
 def test_people_are_told_the_addresses_and_how_to_come_in(tmp_path: Path) -> None:
-    """What is printed without --json works as it stands."""
+    """What is printed without --json works as it stands; the port for probes is the node's."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("COLONY_")}
+    env["COLONY_HEALTH_PORT"] = str(health := free_port())
     with (tmp_path / "up.log").open("w") as log:
         process = subprocess.Popen(
             UP[:-1], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True
@@ -165,6 +167,7 @@ def test_people_are_told_the_addresses_and_how_to_come_in(tmp_path: Path) -> Non
         assert status(found["gateway"], None, f"Bearer {found['token']}") == 200
         login = base64.b64encode(f"{found['user']}:{found['password']}".encode()).decode()
         assert status(f"{found['flower']}/api/workers", None, f"Basic {login}") == 200
+        assert status(f"http://127.0.0.1:{health}/readyz", None, None) == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:
