@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ async def test_all_of_it_is_up_and_ends_in_order(tmp_path: Path) -> None:
     assert said["flower_password"] not in log
 
 
-def test_people_are_told_the_addresses_and_how_to_come_in(tmp_path: Path) -> None:
+async def test_people_are_told_the_addresses_and_how_to_come_in(tmp_path: Path) -> None:
     """What is printed without --json works as it stands; the port for probes is the node's."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("COLONY_")}
     env["COLONY_HEALTH_PORT"] = str(health := free_port())
@@ -167,7 +168,8 @@ def test_people_are_told_the_addresses_and_how_to_come_in(tmp_path: Path) -> Non
         assert status(found["gateway"], None, f"Bearer {found['token']}") == 200
         login = base64.b64encode(f"{found['user']}:{found['password']}".encode()).decode()
         assert status(f"{found['flower']}/api/workers", None, f"Basic {login}") == 200
-        assert status(f"http://127.0.0.1:{health}/readyz", None, None) == 200
+        ready = partial(status, f"http://127.0.0.1:{health}/readyz", None, None)
+        await wait_until(lambda: ready() == 200, what="the node says that it is ready")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:
