@@ -17,21 +17,21 @@ def shop(redis_url: str) -> Celery:
     app = Celery("shop", broker=redis_url, backend=redis_url)
     app.conf.task_default_queue = "shop"
 
-    @app.task(name="shop.note")  # type: ignore[untyped-decorator]
+    @app.task(name="shop.note", shared=False)  # type: ignore[untyped-decorator]
     def note(*what: Any) -> None:
         """Note the first argument where the test looks."""
         with Redis.from_url(redis_url) as redis:
             redis.rpush(SEEN, json.dumps(what[0]))
 
-    @app.task(name="shop.double")  # type: ignore[untyped-decorator]
+    @app.task(name="shop.double", shared=False)  # type: ignore[untyped-decorator]
     def double(number: int) -> int:
         return 2 * number
 
-    @app.task(name="shop.word")  # type: ignore[untyped-decorator]
+    @app.task(name="shop.word", shared=False)  # type: ignore[untyped-decorator]
     def word(text: str) -> str:
         return text
 
-    @app.task(name="shop.gather")  # type: ignore[untyped-decorator]
+    @app.task(name="shop.gather", shared=False)  # type: ignore[untyped-decorator]
     def gather(results: Any) -> Any:
         return results
 
