@@ -234,6 +234,8 @@ class Fleet:
         """Start a beat; with `module`, that is run in place of ``colony beat``."""
         command = [sys.executable, "-m", module, *(arguments or ("beat", self.definition))]
         env = self._env() | {"COLONY_APP": self.definition}
+        if "COLONY_HEALTH_PORT" in self._settings:
+            del env["COLONY_HEALTH_PORT"]  # the node's
         beat = Node(command, env, self._cwd, self._logs / f"beat-{len(self.beats)}.log")
         self.beats.append(beat)
         return beat
