@@ -67,7 +67,7 @@ ids, keys and labels        1,000 characters; intake 255, HTTP 256              
 reason of a stop            1,000 characters                                      refused
 HTTP requests               COLONY_GATEWAY_MAX_BODY_BYTES, …_MAX_URL_BYTES,       413, 414, 431, 408, 429,
                             …_MAX_HEADER_BYTES, _BODY_TIMEOUT, _RATE, _MAX_…      503
-webhooks in                 COLONY_GATEWAY_HOOK_RATE of a trigger, signed or not  429, before they are read
+webhooks in                 COLONY_GATEWAY_HOOK_RATE of a trigger, well signed    429
                             `max_bytes` of the trigger, 50 headers of 1 KB        413
 intake messages             COLONY_MAX_MESSAGE_BYTES, then as a spawn             refused unread, set aside
 workers that wait           `max_pending`                                         refused
@@ -91,8 +91,8 @@ Not bounded here: requests without a good token. Each costs a look into Redis an
 ``webhook_404``); tokens have 256 bits, so there is nothing to guess. The gateway cannot tell the askers
 apart: behind a proxy all come from one address, and whom an `X-Forwarded-For` names is a claim that anybody
 can make. So bound them per address where the address is known, in the proxy (``limit_req`` of nginx, say),
-and watch the counts. A flood on a webhook's path takes up that trigger's rate, so keep the path to
-yourself; its rightful sender is told 429 and sends again.
+and watch the counts. A webhook that is not rightly signed costs the reading of its body (`max_bytes`) and
+takes up nothing of its trigger's rate.
 
 Nor: whoever may write to a colony's queue, or to Redis itself, can fill its memory; `maxmemory`
 with `noeviction` turns that into an error for new work. An HTTP answer of a model's server is read whole

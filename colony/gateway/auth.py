@@ -73,7 +73,8 @@ class Doorkeeper:
         return holder.token_id
 
     async def admit_hook(self, colony_id: str, trigger_id: str) -> None:
-        """Before a webhook is read. Raises `Refused` for one too many; its sender asks again."""
+        """For a webhook that is rightly signed: whoever cannot sign uses up nobody's share. Raises `Refused`
+        for one too many; its sender asks again."""
         who, most = f"hook:{trigger_id}", self.settings
         await self._pay(colony_id, who, "this trigger takes", most.hook_rate, most.hook_burst)
 

@@ -56,10 +56,10 @@ async def receive(
             f"expected {allowed}, got {request.method}",
             headers={"Allow": allowed},
         )
-    doorkeeper: Doorkeeper = request.app.state.doorkeeper
-    await doorkeeper.admit_hook(colony, spec.id)
     body = await _body(request, config)
     delivery = _verified(runtime, spec, config, request, body)
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    await doorkeeper.admit_hook(colony, spec.id)
     values = {"webhook": _told(request, path, body, delivery)}
     fired = await runtime.fire(spec, Occasion("webhook", values, delivery.key, config.remember))
     if not fired.first and delivery.key != delivery.delivery_id:
