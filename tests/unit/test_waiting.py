@@ -140,7 +140,7 @@ async def test_a_large_report_is_read_from_the_record(store: Store, waiting: Wai
 async def test_who_waits_holds_the_report(store: Store, waiting: Waiting, redis_url: str) -> None:
     """While somebody waits, retention is told to spare the worker."""
     worker_id = await one(store)
-    assert await waiting.ended(worker_id, 0.01) is True
+    assert await waiting.ended(worker_id, 0.5) is True
     assert worker_id in dump(redis_url, store)["waited"]
 
 
