@@ -13,7 +13,7 @@ claimed is rung again. Queues with acknowledgement work as ever beside it.
 most as many as there are slots. kombu asks for one, and waits a round trip for each: with 2 ms to Redis a
 thousand doorbells took five seconds. The slow start leaves their share of a small burst to other nodes.
 
-    BRPOP ── a message ──▶ RPOP 2 ── two ──▶ RPOP 4 ── … ──▶ RPOP 32
+    BRPOP ── a message ──▶ RPOP 2 ── two ──▶ RPOP 4 ── … ──▶ RPOP 64
       ▲                      │ fewer            │ fewer
       └──────────────────────┴──────────────────┘
 """
@@ -37,7 +37,7 @@ from redis.exceptions import NoPermissionError
 
 log = logging.getLogger("colony.transport")
 
-AT_MOST = 32
+AT_MOST = 64
 """Messages asked for at a time."""
 
 ANSWER_SECONDS = 2.0
