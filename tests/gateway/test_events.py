@@ -238,10 +238,12 @@ async def test_a_slow_reader_costs_no_memory_and_loses_nothing(lonely: Api) -> N
             await tell(lonely, 101, 4000, size=10_000)
             await wait_until(lambda: len(fast.events) == 4000, 30)
             grown = memory_of(lonely.gateway.process.pid) - before
+        log = lonely.gateway.log
+        await wait_until(
+            lambda: "took nothing for 1 s" in log.read_text(), what="it is disconnected"
+        )
     assert numbers(fast) == list(range(1, 4001))
     assert grown < 20 * 2**20, f"{grown:,} bytes more for 40 MB of events"
-    log = lonely.gateway.log
-    await wait_until(lambda: "took nothing for 1 s" in log.read_text(), what="it is disconnected")
 
 
 async def test_one_subscription_for_all_readers(lonely: Api) -> None:
