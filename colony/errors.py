@@ -134,6 +134,10 @@ class UnknownTrigger(ColonyError, LookupError):
     """There is no such trigger in this colony."""
 
 
+class UnreadableTrigger(ColonyError, ValueError):
+    """A trigger as it is kept is not what this version of Colony reads; `put_trigger` mends it."""
+
+
 class UnknownNode(ColonyError, LookupError):
     """There is no such node, or it has ended."""
 

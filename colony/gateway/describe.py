@@ -20,7 +20,7 @@ WORDS: Mapping[int, str] = {
     403: "The token has not the scope that this needs, or it asks for another colony.",
     404: "There is no such colony, or no such thing in it.",
     408: "The body did not come in time.",
-    409: "Not in this state: the worker or the batch has not ended, the trigger is paused.",
+    409: "Not in this state: the worker or the batch has not ended, the trigger is paused or unreadable.",
     413: "The body is too large.",
     414: "The URL is too long.",
     415: "The body is not declared as application/json.",

@@ -81,6 +81,7 @@ TABLE: Mapping[type[ColonyError], Kind] = {
     errors.UnknownWorker: Kind("unknown-worker", NOT_FOUND),
     errors.UnknownBatch: Kind("unknown-batch", NOT_FOUND),
     errors.UnknownTrigger: Kind("unknown-trigger", NOT_FOUND),
+    errors.UnreadableTrigger: Kind("unreadable-trigger", HTTPStatus.CONFLICT),
     errors.UnknownNode: Kind("unknown-node", NOT_FOUND),
     errors.NotQuarantined: Kind("not-quarantined", NOT_FOUND),
     errors.UnknownSubscription: Kind("unknown-subscription", NOT_FOUND),

@@ -26,6 +26,7 @@ from colony.errors import (
     TriggerBusy,
     TriggerPaused,
     UnknownTrigger,
+    UnreadableTrigger,
 )
 from colony.intake import Entrance
 from colony.models import TaskSpec, from_ms
@@ -113,9 +114,9 @@ class Firing:
         """What is to be fired of it; None for nothing. The many times of a cron that nobody rang for are
         counted in a thread: it may take a while, and agents run on this loop."""
         try:
-            spec = TriggerSpec.model_validate_json(due.spec)
-        except ValueError as error:
-            log.error("trigger %s cannot be read, it does not fire: %s", due.trigger_id, error)
+            spec = TriggerSpec.kept(due.trigger_id, due.spec)
+        except UnreadableTrigger as error:
+            log.error("it does not fire: %s", error)
             return None
         timer = spec.timer
         if timer is None:

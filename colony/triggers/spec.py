@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from colony.errors import InvalidTrigger
+from colony.errors import InvalidTrigger, UnreadableTrigger
 from colony.models import Secrets
 from colony.settings import Duration
 from colony.triggers.schedule import Schedule
@@ -221,9 +221,19 @@ class TriggerSpec(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(map(str, first["loc"])) or "trigger"
-            raise InvalidTrigger(f"{where}: {first['msg']}") from error
+            raise InvalidTrigger(_first_wrong(error)) from error
+
+    @classmethod
+    def kept(cls, trigger_id: str, text: str) -> TriggerSpec:
+        """The specification that the store keeps (JSON). Raises `UnreadableTrigger`: an earlier Colony took
+        what is refused now, or a newer one knows more."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UnreadableTrigger(
+                f"trigger {trigger_id!r} as it is kept cannot be read by this version of Colony, "
+                f"put it anew: {_first_wrong(error)}"
+            ) from error
 
     @property
     def timer(self) -> TimerConfig | None:
@@ -239,3 +249,9 @@ class TriggerSpec(BaseModel):
     def event(self) -> EventConfig | None:
         """Its configuration where events fire it."""
         return self.trigger_config if isinstance(self.trigger_config, EventConfig) else None
+
+
+def _first_wrong(error: ValidationError) -> str:
+    """The first wrong field and why, without what was given."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'trigger'}: {first['msg']}"

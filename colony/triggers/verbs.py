@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from colony.errors import InvalidTrigger, UnknownTrigger
+from colony.errors import InvalidTrigger, UnknownTrigger, UnreadableTrigger
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
 from colony.sizes import MAX_SPEC_BYTES
@@ -23,7 +23,8 @@ log = logging.getLogger("colony.triggers")
 class TriggerVerbs(Operations):
     """What producers and operators do with triggers.
 
-    Every verb raises `UnknownTrigger` for one that is not there.
+    Every verb raises `UnknownTrigger` for one that is not there, and those that need to know what it says
+    raise `UnreadableTrigger` where this version of Colony cannot read it.
     """
 
     async def trigger(
@@ -89,7 +90,7 @@ class TriggerVerbs(Operations):
 
     async def get_fires(self, trigger_id: str, limit: int = 100) -> list[FireRecord]:
         """Its latest fires, newest first, those too that came to nothing."""
-        await self._trigger_spec(trigger_id)
+        await self._kept_trigger(trigger_id)
         return await self._store.fires(trigger_id, limit)
 
     async def next_fire_in(self, trigger_id: str) -> timedelta | None:
@@ -129,8 +130,8 @@ class TriggerVerbs(Operations):
                 await self._set_forward(trigger_id)
             except UnknownTrigger:
                 pass  # removed meanwhile
-            except ValueError as error:  # such as a newer Colony's; the others go on
-                log.error("trigger %s cannot be read, it does not fire: %s", trigger_id, error)
+            except UnreadableTrigger as error:  # the others go on
+                log.error("it does not fire: %s", error)
         await self._store.release_timers()
 
     async def _set_forward(self, trigger_id: str) -> None:
@@ -140,11 +141,14 @@ class TriggerVerbs(Operations):
             await self._store.set_timer(trigger_id, due=due, slot=slot)
 
     async def _trigger_spec(self, trigger_id: str) -> TriggerSpec:
+        return TriggerSpec.kept(trigger_id, await self._kept_trigger(trigger_id))
+
+    async def _kept_trigger(self, trigger_id: str) -> str:
         found = await self._store.trigger_spec(trigger_id)
         if found is None:
             await self._must_be_known()
             raise unknown_trigger(trigger_id)
-        return TriggerSpec.model_validate_json(found)
+        return found
 
     async def _must_be_known(self) -> None:
         if "id" not in await self._store.face():

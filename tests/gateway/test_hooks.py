@@ -363,17 +363,29 @@ async def test_no_header_and_no_secret_is_a_bug(
             assert answer.status_code < 500 or unusable, (name, odd, answer.text)
 
 
-async def test_a_trigger_of_an_earlier_version_that_cannot_be_read(api: Api, put: Put) -> None:
-    """It held a secret itself, which never worked: 503, and the log says what to do without telling it."""
+async def test_a_trigger_of_another_version_that_cannot_be_read(api: Api, put: Put) -> None:
+    """It holds a secret itself, which never worked. Its sender is told 503, operators 409 that names the
+    field, never what it holds; it can be looked at, paused, and put anew."""
     path = await put("github")
     store, trigger_id = api.runtime._store, path[1:].replace("/", ".")
-    spec = (await api.runtime.get_trigger(trigger_id)).spec
-    kept = {**spec, "trigger_config": {"path": path, "scheme": "github", "secrets": [WHSEC]}}
+    good = (await api.runtime.get_trigger(trigger_id)).spec
+    kept = {**good, "trigger_config": {"path": path, "scheme": "github", "secrets": [WHSEC]}}
     await store.link.call("HSET", store.keys("triggers"), trigger_id, json.dumps(kept))
     assert (await send(api, path, github())).status_code == 503
+    for verb in ("fire", "resume"):
+        told = await api.json("POST", f"/triggers/{trigger_id}/{verb}", 409)
+        assert "secrets" in told["detail"]
+        assert "put it anew" in told["detail"]
+        assert WHSEC not in told["detail"]
+    await api.json("GET", f"/triggers/{trigger_id}")
+    assert await api.json("GET", f"/triggers/{trigger_id}/fires") == []
+    await api.json("POST", f"/triggers/{trigger_id}/pause")
     log = api.gateway.log.read_text()
-    assert f"{path} cannot be read" in log
+    assert f"{path} is called: trigger {trigger_id!r} as it is kept cannot be read" in log
     assert WHSEC not in log
+    await api.runtime.put_trigger(good)
+    await api.json("POST", f"/triggers/{trigger_id}/resume")
+    assert (await send(api, path, github())).status_code == 202
 
 
 @pytest.mark.parametrize("depth", [100, 150, 199, 200, 500, 2000])

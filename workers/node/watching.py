@@ -18,6 +18,7 @@ from colony.errors import (
     TriggerBusy,
     TriggerPaused,
     UnknownTrigger,
+    UnreadableTrigger,
 )
 from colony.models import Event, EventType
 from colony.store import Store
@@ -41,9 +42,9 @@ async def watch_events(
     something, and the events only by one node per interval."""
     for trigger_id, text, cursor in await store.watchers(interval):
         try:
-            spec = TriggerSpec.model_validate_json(text)
-        except ValueError as error:
-            log.error("trigger %s cannot be read, it does not fire: %s", trigger_id, error)
+            spec = TriggerSpec.kept(trigger_id, text)
+        except UnreadableTrigger as error:
+            log.error("it does not fire: %s", error)
             continue
         if spec.event is None:
             continue

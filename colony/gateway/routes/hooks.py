@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import JsonValue, SecretStr, ValidationError
+from pydantic import JsonValue, SecretStr
 from pydantic_core import from_json
 
 from colony.credentials import resolve
-from colony.errors import CredentialError
+from colony.errors import CredentialError, UnreadableTrigger
 from colony.gateway.auth import Doorkeeper, HookRoute
 from colony.gateway.problems import Refused
 from colony.gateway.routes.common import ColonyId, Opened
@@ -71,10 +71,8 @@ async def receive(
 async def _trigger_at(runtime: ColonyRuntime, path: str) -> tuple[TriggerSpec, WebhookConfig]:
     try:
         spec = await runtime.trigger_at(path)
-    except ValidationError as error:  # kept by an earlier version, which took what is refused now
-        log.warning(
-            "colony %s: the trigger at %s cannot be read: %s", runtime.colony_id, path, error
-        )
+    except UnreadableTrigger as error:
+        log.warning("colony %s: %s is called: %s", runtime.colony_id, path, error)
         raise Refused(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "the trigger cannot be read: put it anew",

@@ -151,7 +151,7 @@ async def pause_trigger(trigger_id: TriggerId, runtime: Runtime) -> Paused:
 @router.post(
     "/triggers/{trigger_id}/resume",
     operation_id="resume_trigger",
-    **operation(Scope.ADMIN, {"paused": False}),
+    **operation(Scope.ADMIN, {"paused": False}, also=(409,)),
 )
 async def resume_trigger(trigger_id: TriggerId, runtime: Runtime) -> Paused:
     """It fires again; what a timer missed in the pause is not made good."""
