@@ -99,5 +99,6 @@ async def test_no_request_makes_it_fail(api: Api, tmp_path: Path) -> None:
     print(done.stdout[-2000:])
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert "Stateful" in done.stdout
-    await api.json("PUT", "/limits/max_concurrent_workers", json={"most": None})
+    for limit in await api.json("GET", "/limits"):
+        await api.json("PUT", f"/limits/{limit['name']}", json={"most": None})
     assert (await api.json("GET", "/stats"))["nodes"] == 1
