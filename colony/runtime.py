@@ -278,8 +278,8 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         waiting = self._wait()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        if isinstance(ids, Batch) and timeout > 0:
-            await waiting.ended(ids.id, timeout)  # then each report is there, or about to come
+        if timeout > 0 and (batch_id := await self._batch_of(ids)) is not None:
+            await waiting.ended(batch_id, timeout)  # then each report is there, or about to come
         found = await asyncio.gather(*(waiting.ended(w, until - loop.time()) for w in ids))
         late = [w for w, report in zip(ids, found, strict=True) if report is True]
         if late and stop_on_timeout:
@@ -332,6 +332,16 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
                 "ColonyRuntime is not open: use it as 'async with ColonyRuntime(…) as runtime'"
             )
         return self._waiting
+
+    async def _batch_of(self, ids: Sequence[str]) -> str | None:
+        """The batch whose members these are, all of them and nobody else."""
+        if isinstance(ids, Batch):
+            return ids.id
+        first = await self.get_worker(ids[0]) if len(ids) > 1 else None
+        if first is None or first.batch_id is None:
+            return None
+        members = await self._store.members(first.batch_id, 0, len(ids) + 1)
+        return first.batch_id if sorted(members) == sorted(ids) else None
 
     async def _limits(self) -> tuple[Limits, ColonyConfig]:
         self._wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest_asyncio
 
 from colony import ReportStatus
 from colony.errors import InvalidTask
-from colony.models import WorkerState
+from colony.models import Report, WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import assert_at_rest, records
@@ -63,6 +64,26 @@ async def test_three_tasks_three_ids_three_reports_in_input_order(runtime: Colon
         {"rows": 5},
     ]
     assert await runtime.get_batch_reports(batch.id) == reports
+
+
+async def test_the_ids_of_a_batch_wait_for_its_join(runtime: ColonyRuntime, folder: Path) -> None:
+    """As a plain list too, in whatever order; with one missing, or one more, each worker is waited for."""
+    batch = await runtime.spawn_batch(["hold join", "fetch", "fetch"])
+    first, *others = batch
+
+    async def waiting_for(what: str, ids: list[str]) -> asyncio.Task[list[Report]]:
+        task = asyncio.create_task(runtime.wait_for_worker_reports(ids, 20))
+        waiters = runtime._wait()._waiters
+        await wait_until(lambda: set(waiters) == {what}, what=f"only {what} is waited for")
+        return task
+
+    for ids in ([first, others[0]], [*batch, "nobody"]):
+        task = await waiting_for(first, ids)
+        task.cancel()
+        await asyncio.wait([task])
+    task = await waiting_for(batch.id, [*others, first])
+    (folder / "join").touch()
+    assert [report.worker_id for report in await task] == [*others, first]
 
 
 async def test_an_unknown_id_is_reported_in_its_place(runtime: ColonyRuntime) -> None:
