@@ -3,7 +3,8 @@
 RedBeat ends with a traceback when it cannot reach Redis for a moment, or has lost its lock meanwhile.
 This one goes on: it stands by, tries again at each tick, and takes the lead when nobody has it.
 
-Where COLONY_HEALTH_PORT is set it answers probes, and tells Prometheus whether it leads.
+Where COLONY_HEALTH_PORT is set it answers probes, and tells Prometheus whether it leads. systemd, if that
+started it, gets its signs of life.
 
     tick ─▶ leads? ── no ──▶ stand by
               │ yes            ▲
@@ -27,9 +28,11 @@ from redbeat.schedulers import (
 from redis.exceptions import LockError, RedisError
 
 from colony.errors import ConfigurationError
+from colony.health import Verdict
 from colony.metrics.exposition import Page, page
 from colony.metrics.fleet import Family
-from workers.probes import Probes, Verdict
+from colony.systemd import Notifier
+from workers.probes import Probes
 
 log = logging.getLogger("colony.beat")
 
@@ -50,12 +53,18 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     def __init__(self, *args: Any, lazy: bool = False, **kwargs: Any) -> None:
         self._ticked_at = self._heard_at = time.monotonic()
         super().__init__(*args, lazy=lazy, **kwargs)
+        self._notifier = Notifier(self)
+        if not lazy:  # lazy: only for the banner
+            self._be_probed()
+
+    def _be_probed(self) -> None:
         conf = self.app.conf
-        if conf.colony_health_port is not None and not lazy:  # lazy: only for the banner
+        if conf.colony_health_port is not None:
             try:
                 Probes(conf.colony_health_host, conf.colony_health_port, self).start()
             except ConfigurationError as error:
                 raise SystemExit(f"colony: {error}") from error
+        self._notifier.start()
 
     def setup_schedule(self) -> None:
         """When this beat takes the lead: Redis may be away when it starts."""
@@ -82,6 +91,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
 
     def close(self) -> None:
         """Give the lead back. Where Redis is away, the lock runs out by itself."""
+        self._notifier.stop()
         try:
             super().close()
         except (RedisError, OSError) as error:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
 from colony.errors import ConfigurationError
+from colony.health import Probed
 from colony.metrics.exposition import Page
 
 log = logging.getLogger("colony.health")
@@ -26,22 +27,8 @@ log = logging.getLogger("colony.health")
 REQUEST_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a probe is told, by whoever is asked with fields of its own."""
-
-    ok: bool
-    reasons: list[str]
-
-
-class Probed(Protocol):
+class Served(Probed, Protocol):
     """Who is asked; from any thread."""
-
-    def live(self) -> Verdict:
-        """Whether it can mend itself."""
-
-    def ready(self) -> Verdict:
-        """Whether it can do its work now."""
 
     def page(self, accept: str | None) -> Page:
         """The answer to a scrape."""
@@ -50,7 +37,7 @@ class Probed(Protocol):
 class Probes:
     """The server."""
 
-    def __init__(self, host: str, port: int, probed: Probed) -> None:
+    def __init__(self, host: str, port: int, probed: Served) -> None:
         """Listen. Raises `ConfigurationError` if the address is taken."""
         try:
             self._server = _Server((host, port), probed)
@@ -77,7 +64,7 @@ class Probes:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, where: tuple[str, int], probed: Probed) -> None:
+    def __init__(self, where: tuple[str, int], probed: Served) -> None:
         self.probed = probed
         super().__init__(where, _Handler)
 

@@ -7,12 +7,17 @@ alone, and only if that is asked for.
 
 from __future__ import annotations
 
+import asyncio
+
 from pydantic import ValidationError
+from tornado.ioloop import IOLoop
 from tornado.options import options
 
 from colony.errors import ConfigurationError
 from colony.flower import screen
 from colony.flower.settings import FlowerSettings
+from colony.health import LoopHealth
+from colony.systemd import Notifier
 
 __all__ = [
     "address",
@@ -57,3 +62,10 @@ url_prefix = _chosen.url_prefix
 tasks_columns = screen.COLUMNS
 format_task = screen.format_task
 screen.install()
+
+
+def _tell_systemd() -> None:
+    Notifier(LoopHealth(asyncio.get_running_loop())).start()
+
+
+IOLoop.current().add_callback(_tell_systemd)  # once it turns, Flower listens

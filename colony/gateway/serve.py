@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 
 import uvicorn
 from pydantic import ValidationError
@@ -11,7 +13,9 @@ from colony import logs, tracing
 from colony.errors import ConfigurationError
 from colony.gateway.app import create_app
 from colony.gateway.settings import GatewaySettings
+from colony.health import LoopHealth
 from colony.settings import Settings
+from colony.systemd import Notifier
 from colony.urls import is_loopback
 
 
@@ -38,7 +42,7 @@ def serve(settings: Settings, gateway: GatewaySettings, *, guarded: bool, log_le
         )
     logs.configure(settings.log_format, log_level.upper())
     tracing.enable(settings, "gateway")
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             create_app(settings, gateway, guarded=guarded),
             host=gateway.host,
@@ -59,3 +63,20 @@ def serve(settings: Settings, gateway: GatewaySettings, *, guarded: bool, log_le
     server.run()
     if not server.started:
         raise ConfigurationError(f"the gateway could not listen on {gateway.host}:{gateway.port}")
+
+
+class _Server(uvicorn.Server):
+    """Tells systemd once it listens, while its loop turns, and when it ends."""
+
+    _notifier: Notifier | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._notifier = Notifier(LoopHealth(asyncio.get_running_loop()))
+            self._notifier.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._notifier is not None:
+            self._notifier.stop()
+        await super().shutdown(sockets)

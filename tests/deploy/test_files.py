@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from colony.flower.settings import FlowerSettings
 from colony.gateway.settings import GatewaySettings
+from colony.health import STUCK_SECONDS
 from colony.metrics.figures import GAUGES
 from colony.settings import SECRETS_DIRECTORIES, Settings
 from tests.deploy.crds import SCHEMAS
@@ -160,6 +161,17 @@ def test_whoever_drains_is_given_the_time() -> None:
     assert signal.Signals(15).name == image("STOPSIGNAL")
     assert seconds(unit("colony-worker@.service")["TimeoutStopSec"][-1]) > grace
     assert seconds(unit("colony-worker@.service")["WatchdogSec"][-1]) > grace
+
+
+def test_each_unit_has_a_watchdog() -> None:
+    """It says when it is ready and gives signs of life, and is started again where they stop."""
+    names = [path.name for path in UNITS.glob("*.service")]
+    assert len(names) == 4
+    for name in names:
+        declared = unit(name)
+        assert declared["Type"] == ["notify"], name
+        assert seconds(declared["WatchdogSec"][0]) > 2 * STUCK_SECONDS, name
+        assert declared["Restart"] == ["always"], name
 
 
 def test_each_user_of_redis_has_a_password_everywhere() -> None:

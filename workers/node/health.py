@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from colony.health import Verdict
 from colony.metrics.exposition import Page
 from workers.node.context import NodeContext
 from workers.node.gauges import Gauges
 from workers.node.heart import Heart
 from workers.node.watchdog import Watchdog
-from workers.probes import Probes, Verdict
+from workers.probes import Probes
 from workers.transport import Heard
 
 

@@ -13,13 +13,13 @@ from celery import Celery, bootsteps
 from celery.worker.components import Pool
 
 from colony import logs
+from colony.systemd import Notifier
 from workers.intake.taker import Taker
 from workers.node.context import NodeContext
 from workers.node.courier import Courier
 from workers.node.health import Health
 from workers.node.heart import Heart
 from workers.node.janitor import Janitor
-from workers.node.notifier import Notifier
 from workers.node.role import Role
 from workers.node.timekeeper import Timekeeper
 from workers.node.watchdog import Watchdog

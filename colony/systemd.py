@@ -1,13 +1,15 @@
-"""What a node tells systemd, if systemd started it (``Type=notify``), over the socket NOTIFY_SOCKET.
+"""What a process tells systemd, if systemd started it (``Type=notify``), over the socket NOTIFY_SOCKET.
 
-    READY=1      once /readyz would answer 200 for the first time
-    WATCHDOG=1   every half of WatchdogSec, while /livez would answer 200
-    STOPPING=1   when it begins to drain
+    READY=1      once it is ready for the first time
+    WATCHDOG=1   every half of WatchdogSec, while it is live
+    STOPPING=1   when a node begins to drain, and at the end
     STATUS=…     why it is not ready, or that it is
 
-A node that is alive but stuck so sends no sign, and systemd starts it again. Give WatchdogSec more than
-COLONY_DRAIN_GRACE and 10 s: a node that is deaf ends itself within that time, and hands over what it runs.
+One that is alive but stuck so sends no sign, and systemd starts it again. For a node give WatchdogSec more
+than COLONY_DRAIN_GRACE and 10 s: one that is deaf ends itself within that time, and hands over what it runs.
 Without NOTIFY_SOCKET nothing is done. One node per unit: the nodes of ``--processes`` are not heard.
+
+The protocol is that of ``sd_notify(3)``.
 """
 
 from __future__ import annotations
@@ -19,24 +21,25 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from workers.node.health import Health
+from colony.health import Probed
 
-log = logging.getLogger("colony.notifier")
+log = logging.getLogger("colony.systemd")
 
 LOOK_SECONDS = 0.5
 
 
 class Notifier:
-    """A thread that looks at the node's health and tells systemd what changed."""
+    """A thread that looks at the process' health and tells systemd what changed. `ending`: whether it has
+    begun to end."""
 
     def __init__(
         self,
-        health: Health,
-        draining: Callable[[], bool],
+        health: Probed,
+        ending: Callable[[], bool] = lambda: False,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._health = health
-        self._draining = draining
+        self._ending = ending
         self._address = environment.get("NOTIFY_SOCKET", "")
         self._sign_every = _sign_every(environment)
         self._stopping = threading.Event()
@@ -73,7 +76,7 @@ class Notifier:
         news = []
         if ready and "READY=1" not in self._told:
             news.append("READY=1")
-        if self._draining() and "STOPPING=1" not in self._told:
+        if self._ending() and "STOPPING=1" not in self._told:
             news.append("STOPPING=1")
         self._told.update(news)
         if status != self._status:

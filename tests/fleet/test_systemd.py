@@ -1,24 +1,26 @@
-"""A node tells systemd that it is ready, that it lives, and that it ends; one that is stuck is silent."""
+"""What systemd is told: that a process is ready, that it lives, that it ends; one that is stuck is silent."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
+from colony.health import LoopHealth, Verdict
 from colony.models import WorkerState
+from colony.systemd import Notifier
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import wait_for_state
-from workers.node.health import Health
-from workers.node.notifier import Notifier
 
 pytestmark = pytest.mark.asyncio
 
@@ -73,28 +75,93 @@ async def test_a_node_says_ready_signs_of_life_and_the_drain(
         assert systemd.heard().count("READY=1") == 1
 
 
-def notifier_of(health: dict[str, bool], tmp_path: Path, **more: str) -> Notifier:
-    """A notifier of a node that is as `health` says."""
+COMMANDS = {
+    "beat": ("beat", "tests.definitions:basic"),
+    "gateway": ("gateway", "--port", "0"),
+    "flower": ("flower", "--colony", "basic", "--port", "0", "--no-auth"),
+}
 
-    def verdict(name: str) -> Any:
-        return lambda: SimpleNamespace(ok=health[name], reasons=[] if health[name] else ["stuck"])
 
-    asked = cast(Health, SimpleNamespace(live=verdict("live"), ready=verdict("ready")))
-    return Notifier(
-        asked,
-        draining=lambda: False,
-        environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000", **more},
-    )
+@pytest.mark.fleet
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_the_others_say_ready_and_signs_of_life(
+    systemd: Systemd, colony_redis: str, tmp_path: Path, name: str
+) -> None:
+    """A beat, a gateway and a Flower that their units start; none once the process stands still."""
+    env = {
+        **os.environ,
+        "COLONY_REDIS_URL": colony_redis,
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "WATCHDOG_USEC": "1000000",
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        command = (sys.executable, "-m", "colony.cli", *COMMANDS[name])
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+    try:
+        await wait_until(lambda: "READY=1" in systemd.heard(), 20, what=f"READY=1 of {name}")
+        await wait_until(lambda: systemd.heard().count("WATCHDOG=1") >= 3, what="three signs")
+        process.send_signal(signal.SIGSTOP)
+        systemd.heard()
+        signs = len(systemd.words)
+        until = time.monotonic() + 1.5
+        await wait_until(lambda: time.monotonic() > until)
+        assert len(systemd.heard()) <= signs + 1  # one may have been under way
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 20) == 0, log.read_text()
+        assert ("STOPPING=1" in systemd.heard()) == (name != "flower")
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_loop_that_is_blocked_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked from another thread; when it turns again it is live again, and closed it is not stuck."""
+    monkeypatch.setattr("colony.health.STUCK_SECONDS", 0.2)
+    loop, turning = asyncio.new_event_loop(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    health = LoopHealth(loop)
+    await wait_until(lambda: health.live().ok)
+    loop.call_soon_threadsafe(turning.wait)
+    await wait_until(lambda: not health.live().ok, what="it is seen to be blocked")
+    assert "the event loop has been blocked" in health.ready().reasons[0]
+    turning.set()
+    await wait_until(lambda: health.live().ok, what="it turns again")
+    loop.call_soon_threadsafe(loop.stop)
+    await asyncio.to_thread(thread.join)
+    loop.close()
+    assert health.live() == Verdict(True, [])
+
+
+class Health:
+    """A process that is as a test says."""
+
+    def __init__(self) -> None:
+        self.well = True
+
+    def live(self) -> Verdict:
+        """As the test says."""
+        return Verdict(self.well, [] if self.well else ["stuck"])
+
+    ready = live
+
+
+def notifier_of(health: Health, tmp_path: Path, **more: str) -> Notifier:
+    """A notifier of such a process."""
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000", **more}
+    return Notifier(health, environment=environment)
 
 
 async def test_a_stuck_node_gives_no_sign_of_life(systemd: Systemd, tmp_path: Path) -> None:
     """From then on: systemd's own clock does the rest."""
-    health = {"live": True, "ready": True}
+    health = Health()
     notifier = notifier_of(health, tmp_path)
     notifier.start()
     try:
         await wait_until(lambda: systemd.heard().count("WATCHDOG=1") >= 2, what="signs of life")
-        health |= {"live": False, "ready": False}
+        health.well = False
         await wait_until(lambda: "STATUS=stuck" in systemd.heard(), what="STATUS=stuck")
         signs = systemd.heard().count("WATCHDOG=1")
         until = time.monotonic() + 1.5
@@ -108,7 +175,7 @@ async def test_a_watchdog_that_waits_for_another_process_is_not_answered(
     systemd: Systemd, tmp_path: Path
 ) -> None:
     """WATCHDOG_PID names the process that is to give the signs."""
-    notifier = notifier_of({"live": True, "ready": True}, tmp_path, WATCHDOG_PID=str(os.getppid()))
+    notifier = notifier_of(Health(), tmp_path, WATCHDOG_PID=str(os.getppid()))
     notifier.start()
     await wait_until(lambda: "READY=1" in systemd.heard(), what="READY=1")
     notifier.stop()
