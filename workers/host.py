@@ -45,6 +45,7 @@ class Host:
         store = context.open_store(patience=None)
         ear = Ear(store, context.node, context.drain)
         ear.start()
+        context.children.follow()
         settings = context.settings
         models = Models(max_connections=2 * settings.concurrency)
         colony = context.colony

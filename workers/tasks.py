@@ -48,7 +48,9 @@ class RunWorker(CoroutineTask):
             expected = f"{RUN_WORKER} takes one worker id (text of at most {MAX_ID} characters)"
             await host.store.reject(f"{expected}, got other arguments", repr((args, kwargs)))
             raise Ignore(expected)
-        if not await run_slice(host, args[0]):
+        ended = await run_slice(host, args[0])
+        self.context.children.tell()
+        if not ended:
             raise Ignore("the worker has not ended")
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:

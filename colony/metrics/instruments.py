@@ -1,12 +1,14 @@
 """Counters and histograms as plain numbers: a dictionary look-up and an addition each, no lock.
 
 Each series is added to by one thread (the agent loop, or one role); whoever reads sees a moment's value.
+What a forked child counts is taken there and put here (`workers.node.children`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from operator import add
 from typing import Final
 
 MOST_SERIES: Final = 200
@@ -43,6 +45,16 @@ class Counter:
         """All there are now."""
         return list(self._series.items())
 
+    def take(self) -> list[tuple[Labels, list[float]]]:
+        """What there is, for somebody else to `put`: from here on it begins anew."""
+        taken = [(of, [number]) for of, number in self._series.items() if number]
+        self._series = dict.fromkeys(self._series, 0.0)
+        return taken
+
+    def put(self, of: Labels, taken: Sequence[float]) -> None:
+        """Add what was taken elsewhere."""
+        self.add(*of, by=taken[0])
+
     def _room_for(self, of: Labels) -> Labels:
         if len(of) != len(self.labels):
             raise ValueError(f"{self.name} has the labels {self.labels}, got {of}")
@@ -76,6 +88,18 @@ class Histogram:
     def series(self) -> list[tuple[Labels, list[float]]]:
         """All there are now: counts by bound, then those above all bounds, then the sum of seconds."""
         return [(of, list(counts)) for of, counts in list(self._series.items())]
+
+    def take(self) -> list[tuple[Labels, list[float]]]:
+        """What there is, for somebody else to `put`: from here on it begins anew."""
+        taken, self._series = self._series, {}
+        return list(taken.items())
+
+    def put(self, of: Labels, taken: Sequence[float]) -> None:
+        """Add what was taken elsewhere."""
+        counts = self._series.get(of)
+        if counts is None:
+            counts = self._begin(of)
+        counts[:] = map(add, counts, taken)
 
     def _begin(self, of: Labels) -> list[float]:
         if len(of) != len(self.labels):

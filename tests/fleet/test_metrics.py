@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -110,6 +112,37 @@ async def test_a_node_and_a_gateway_tell_what_happened(tmp_path: Path) -> None:
             assert {n: told[n] for n in steady} == {n: found[n] for n in steady}
         finally:
             gateway.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names the children of a process")
+async def test_what_children_of_prefork_count_is_told_by_their_node() -> None:
+    """All of it, once: from two children, and from those that came when both had been killed."""
+    port = free_port(2)
+    async with Fleet(
+        "tests.fleet.definitions:deadly", pool="prefork", concurrency=2, health_port=str(port)
+    ) as fleet:
+        runtime, node = fleet.runtime, f"http://127.0.0.1:{port}"
+
+        async def counted(slices: int) -> bool:
+            told = (await scrape(node)).get("colony_slices_total", {})
+            return told == {("agent", "ended"): slices}
+
+        await runtime.wait_for_worker_reports(await runtime.spawn("mixed", count=6), 20)
+        await wait_until(lambda: counted(6), what="six slices are told")
+        pid = fleet.nodes[0].pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == 2
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        await runtime.wait_for_worker_reports(await runtime.spawn("mixed", count=2), 20)
+        await wait_until(lambda: counted(8), what="eight slices are told")
+        found = await scrape(node)
+        assert found["colony_model_request_seconds_count"] == {("agent", "scripted", "ok"): 8 * 6}
+        assert found["colony_model_request_seconds_sum"][("agent", "scripted", "ok")] > 0
+        assert found["colony_tool_call_seconds_count"][("ok", "echo")] == 8 * 3
+        tokens = sum(found["colony_tokens_total"].values())
+        assert tokens == sum(r.tokens_used for r in await runtime.list_workers()) > 0
+        assert "colony_node_running" not in found
 
 
 async def test_what_answers_cost_is_counted() -> None:

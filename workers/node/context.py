@@ -14,6 +14,7 @@ from colony.doorbell import Doorbells
 from colony.pipeline.registry import dump
 from colony.settings import Settings
 from colony.store import Link, Store
+from workers.node.children import Children
 from workers.node.drain import Drain
 from workers.node.lease import Lease
 
@@ -35,6 +36,7 @@ class NodeContext:
     boot: str = field(default_factory=new_boot)
     lease: Lease = field(default_factory=Lease)
     drain: Drain = field(default_factory=Drain)
+    children: Children = field(default_factory=Children)
 
     @property
     def node(self) -> str:

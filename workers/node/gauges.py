@@ -49,6 +49,8 @@ class Gauges:
             ("slots", "Workers that this node runs at once.", float(heart.concurrency)),
         ):
             yield Family(f"colony_node_{name}", words, samples=[(self._labels, value)])
+        if context.children.forked:
+            return  # what they run now is counted in `colony_workers` alone
         running = Count(dict.fromkeys(context.colony.agents, 0))
         running.update(each.agent_name for each in list(RUNNING.values()))
         yield Family(

@@ -15,6 +15,7 @@ from celery.worker.components import Pool
 from colony import logs
 from colony.systemd import Notifier
 from workers.intake.taker import Taker
+from workers.node.children import Children
 from workers.node.context import NodeContext
 from workers.node.courier import Courier
 from workers.node.health import Health
@@ -25,7 +26,7 @@ from workers.node.timekeeper import Timekeeper
 from workers.node.watchdog import Watchdog
 from workers.transport import Transport
 
-Part = Role | Health | Notifier
+Part = Role | Health | Notifier | Children
 """What can be started and stopped."""
 
 
@@ -113,6 +114,17 @@ def install(app: Celery, context: NodeContext) -> None:
             """The notifier, which is silent where no systemd listens."""
             return Notifier(worker.colony_health, lambda: context.drain.begun)
 
+    class ChildrenStep(RoleStep):
+        """Hears what the pool's children count."""
+
+        label = "Children"
+        requires = (HealthStep,)
+
+        def make(self, worker: Any) -> Part:
+            """Whoever hears them, silent where the pool does not fork."""
+            context.children.pool = worker.pool_cls
+            return context.children
+
     class TimekeeperStep(RoleStep):
         """Fires what is due."""
 
@@ -160,9 +172,11 @@ def install(app: Celery, context: NodeContext) -> None:
         HeartStep,
         HealthStep,
         NotifierStep,
+        ChildrenStep,
         JanitorStep,
         TimekeeperStep,
         CourierStep,
         IntakeStep,
     }
-    Pool.requires = (*Pool.requires, NotifierStep, JanitorStep, TimekeeperStep, CourierStep)
+    before = (NotifierStep, ChildrenStep, JanitorStep, TimekeeperStep, CourierStep)
+    Pool.requires = (*Pool.requires, *before)
