@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from colony.models import EventType
 from tests.chaos.definition import TOKENS
 from tests.chaos.history import Entry, Evidence, kind_of, name_of
+from tests.chaos.standing import FOLLOWED
 from tests.chaos.witness import Line
 
 TERMINAL = {"COMPLETED", "FAILED", "STOPPED"}
@@ -228,6 +231,42 @@ def parents_wake_after_their_last_child(evidence: Evidence) -> Iterator[str]:
             yield f"{worker} parked for its children and was not woken"
 
 
+# -- what goes on by itself --------------------------------------------------------------------
+
+
+def each_due_time_fires_once(evidence: Evidence) -> Iterator[str]:
+    """The timer fired for every second from its first to its last, each once."""
+    due = sorted(datetime.fromisoformat(name[2:]) for name in _named(evidence, "t."))
+    if not due and any(evidence.of("standing")):
+        yield "the timer never fired"
+    for one, following in pairwise(due):
+        if (following - one).total_seconds() != 1:
+            yield f"after {one:%X} the timer fired for {following:%X}"
+
+
+def each_event_fires_its_trigger_once(evidence: Evidence) -> Iterator[str]:
+    """For every batch that was told to be joined the trigger has spawned one worker, and no others."""
+    if any(evidence.of("standing")):
+        fired = Counter(name[2:] for name in _named(evidence, "e."))
+        told = {e["id"] for e in evidence.of("event") if e["type"] == FOLLOWED}
+        yield from (f"event {event} fired nothing" for event in told - fired.keys())
+        yield from (f"{event}, of which nobody was told, fired" for event in fired.keys() - told)
+        yield from (f"event {event} fired {n} times" for event, n in fired.items() if n > 1)
+
+
+def each_event_is_delivered(evidence: Evidence) -> Iterator[str]:
+    """Every batch that was told to be joined was told by webhook, each time under the same id."""
+    if any(entry["subscribed"] for entry in evidence.of("standing")):
+        told = {e["id"] for e in evidence.of("event") if e["type"] == FOLLOWED}
+        webhooks: dict[str, set[str]] = {}
+        for entry in evidence.of("delivered"):
+            webhooks.setdefault(entry["event"], set()).add(entry["webhook"])
+        yield from (f"event {event} was not delivered" for event in told - webhooks.keys())
+        for event, ids in webhooks.items():
+            if len(ids) > 1:
+                yield f"event {event} was delivered under the ids {sorted(ids)}"
+
+
 # -- the fleet -------------------------------------------------------------------------------
 
 
@@ -284,6 +323,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     batches_are_in_input_order,
     batches_are_joined_when_all_are_in,
     parents_wake_after_their_last_child,
+    each_due_time_fires_once,
+    each_event_fires_its_trigger_once,
+    each_event_is_delivered,
     events_have_no_hidden_gap,
     counters_are_exact,
     nothing_is_leaked,
@@ -298,6 +340,12 @@ def _why(record: Mapping[str, str]) -> str:
 
 def _joins(evidence: Evidence) -> Iterator[Line]:
     return (li for li in evidence.trace if li.script == "join" and li.verdict == "joined")
+
+
+def _named(evidence: Evidence, start: str) -> Iterator[str]:
+    """The names of tasks, of each worker, that begin so."""
+    names = map(name_of, evidence.store.workers.values())
+    return (name for name in names if name.startswith(start))
 
 
 def _called(part: Mapping[str, Any]) -> list[str]:

@@ -78,6 +78,8 @@ class Host:
 class Hosts(World):
     """A world whose nodes live on hosts of their own; one more fault: ``partition``."""
 
+    reaches_us = False
+
     def __init__(
         self, folder: Path, history: History, seed: int, env: Mapping[str, str], *, concurrency: int
     ) -> None:

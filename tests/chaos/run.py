@@ -25,6 +25,7 @@ from tests.chaos.history import (
 )
 from tests.chaos.producer import Follower, Producer
 from tests.chaos.schedule import Fault
+from tests.chaos.standing import Standing
 from tests.chaos.world import COLONY, World
 
 SETTLE_SECONDS = 90.0
@@ -72,7 +73,8 @@ async def run(
     place: type[World] = World,
 ) -> Result:
     """Hurt a fleet for `seconds`. `tasks`: the kinds of one batch at the start, in place of a random
-    producer. `env` goes to the nodes; what is no ``TEST_…`` to the first ones alone."""
+    producer and of what goes on by itself. `env` goes to the nodes; what is no ``TEST_…`` to the first ones
+    alone."""
     history = History(folder / "history.jsonl")
     async with place(folder, history, seed, env or {}, concurrency=concurrency) as world:
         settings = Settings(redis_url=world.redis.url)
@@ -80,11 +82,15 @@ async def run(
             follower = Follower(runtime, history)
             following = asyncio.create_task(follower.run())
             producer = Producer(runtime, world, history, seed)
+            standing = Standing(runtime, history, reachable=world.reaches_us)
+            if tasks is None:
+                await standing.begin()
             await _hurt(world, producer, faults, seconds, tasks)
+            await standing.end()
             began = time.monotonic()
             with suppress(TimeoutError):
                 async with asyncio.timeout(settle_seconds):
-                    await _ended(runtime, producer)
+                    await _ended(runtime, producer, standing)
             settled_after = time.monotonic() - began
             left = await _at_rest(world, rest_seconds)
             await producer.give_up()
@@ -92,6 +98,7 @@ async def run(
             await _caught_up(runtime, follower, rest_seconds)
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+        standing.note()
         history.close()
         evidence = await asyncio.to_thread(_gather, world, folder, left)
     breaches = dict(check(evidence))
@@ -133,9 +140,10 @@ async def _hurt(
         await producing
 
 
-async def _ended(runtime: ColonyRuntime, producer: Producer) -> None:
-    """Every waiter has its answer, and nobody is left who has not ended."""
+async def _ended(runtime: ColonyRuntime, producer: Producer, standing: Standing) -> None:
+    """Every waiter has its answer, all events have had their consequences, and nobody has not ended."""
     await producer.all_reported()
+    await standing.caught_up()
     while True:
         with suppress(StoreUnavailable):
             states = (await runtime.get_stats()).states
@@ -194,4 +202,7 @@ def _numbers(evidence: Evidence) -> dict[str, int]:
         "asked again": sum(asked.values()) - len(asked),
         "transitions": len(evidence.trace),
         "nodes": len(list(evidence.of("node"))),
+        "by timer": sum(name.startswith("t.") for name in evidence.names),
+        "by event": sum(name.startswith("e.") for name in evidence.names),
+        "delivered": len(list(evidence.of("delivered"))),
     }

@@ -87,6 +87,19 @@ def _nobody_was_told(evidence: Evidence) -> Evidence:
     return replace(evidence, history=[*evidence.history, entry])
 
 
+def _fired_for_another(evidence: Evidence, start: str) -> Evidence:
+    """One of the workers whose names begin so, from the middle, was for something else."""
+    workers = evidence.store.workers
+    named = sorted((name_of(r), w) for w, r in workers.items() if name_of(r).startswith(start))
+    worker = named[len(named) // 2][1]
+    return _store(evidence, workers={**workers, worker: {**workers[worker], "task": "plain x.0"}})
+
+
+def _never_delivered(evidence: Evidence) -> Evidence:
+    lost = next(evidence.of("delivered"))["event"]
+    return replace(evidence, history=[e for e in evidence.history if e.get("event") != lost])
+
+
 SPOILS: Mapping[str, Spoil] = {
     "every_accepted_worker_ends": lambda e: _worker(e, state="PENDING"),
     "waiters_are_answered": _nobody_was_told,
@@ -102,6 +115,9 @@ SPOILS: Mapping[str, Spoil] = {
     "batches_are_in_input_order": _members_reversed,
     "batches_are_joined_when_all_are_in": lambda e: _a_batch(e, joined="0"),
     "parents_wake_after_their_last_child": _no_joins,
+    "each_due_time_fires_once": lambda e: _fired_for_another(e, "t."),
+    "each_event_fires_its_trigger_once": lambda e: _fired_for_another(e, "e."),
+    "each_event_is_delivered": _never_delivered,
     "events_have_no_hidden_gap": lambda e: _events(e, lambda told: told[:10] + told[11:]),
     "counters_are_exact": _one_more_accepted,
     "nothing_is_leaked": lambda e: _store(e, left=["held: 1"]),

@@ -40,6 +40,7 @@ def test_a_fleet_that_is_hurt_all_the_time_keeps_its_promises(
     result, _ = hurt
     assert result.breaches == {}, f"seed {SEED}: {result}"
     assert result.workers >= LEAST_WORKERS, f"too little was going on: {result}"
+    assert all(result.numbers[name] for name in ("by timer", "by event", "delivered")), str(result)
 
 
 @pytest.mark.parametrize("invariant", [invariant.__name__ for invariant in INVARIANTS])

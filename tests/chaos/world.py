@@ -27,6 +27,7 @@ from colony.store.scripts import SCRIPTS
 from colony.testing import Node, wait_until
 from tests.chaos.history import History
 from tests.chaos.schedule import Fault
+from tests.chaos.standing import SETTINGS
 from tests.proxy import Proxy
 
 COLONY = "chaos"
@@ -46,6 +47,7 @@ NODE_SETTINGS = {
     "COLONY_RING_AGAIN_AFTER": "0.5",
     "COLONY_STOP_GRACE": "1",
     "COLONY_DRAIN_GRACE": "1",
+    **SETTINGS,
 }
 POINTS = (
     *("accept", "claim", "checkpoint", "park", "settle", "join", "give_back", "rescue", "wake"),
@@ -69,6 +71,9 @@ class Hurt:
 
 class World:
     """Use it as ``async with``; `do` does one fault, `heal` ends them all."""
+
+    reaches_us = True
+    """Whether a node can send a webhook to this process."""
 
     def __init__(
         self, folder: Path, history: History, seed: int, env: Mapping[str, str], *, concurrency: int
