@@ -23,7 +23,9 @@ staged:<batch>     list    ids staged for one large accept                      
 batch:<id>         hash    the record of a batch                                 until its last member
 members:<id>       list    its workers, in order                                 goes by retention
 arrived:<id>       set     those of them that have ended, by name                until it is joined
-capacity           zset    PARKED (capacity) worker → its turn (ms)              until admitted
+capacity           zset    PARKED (capacity) worker → its turn (µs)              until admitted
+line:<cap>         zset    those of them that wait under this cap → their turn   until admitted
+lines              zset    cap, but the colony's → when its line was looked at   while it has a line
 active             hash    agent:<name> | key:<key> → how many are active        while there are any
 joins              zset    batch → since when (ms) it waits to be joined         until it is joined
 children:<id>      set     the workers that a worker has spawned                 with its record
@@ -76,6 +78,7 @@ PLAIN = (
     "idem",
     "idem_ids",
     "capacity",
+    "lines",
     "active",
     "joins",
     "outbox",
@@ -112,6 +115,7 @@ OF_ONE = (
     "rate",
     "delivery",
     "lane",
+    "line",
     "sending",
     "subscription",
     "owed",

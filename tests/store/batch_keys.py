@@ -41,12 +41,40 @@ def check_batches(records: Records, whole: Mapping[str, Any]) -> None:
 
 
 def check_admission(records: Records, whole: Mapping[str, Any]) -> None:
-    """Fail when somebody lines up who is not there, or the count of the active ones has drifted."""
-    assert set(whole.get("capacity", {})) <= set(records)
+    """Fail when somebody lines up who is not there, in no line or in two, in a line that nobody calls, or
+    when the count of the active ones has drifted."""
+    waiting, lines = whole.get("capacity", {}), _of(whole, "line")
+    assert set(waiting) <= set(records)
+    stand = Counter(worker_id for line in lines.values() for worker_id in line)
+    assert stand == Counter(set(waiting)), f"{waiting} wait, and stand in {lines}"
+    assert set(whole.get("lines", {})) == set(lines) - {"colony"}
+    for cap, line in lines.items():
+        for worker_id, turn in line.items():
+            assert turn == waiting[worker_id]
+            assert cap in ("colony", *_caps_over(records[worker_id]))
+        if cap != "colony" and _has_room(cap, next(iter(line)), whole):
+            called = [w for w in lines.get("colony", ()) if cap in _caps_over(records[w])]
+            assert called, f"there is room under {cap}, and nobody of its line was called"
     active = [r for r in records.values() if r["state"] in ("PENDING", "RUNNING")]
     agents = [f"agent:{record['agent']}" for record in active]
     keys = [f"key:{record['ckey']}" for record in active if "ckey" in record]
     assert whole.get("active", {}) == {w: str(n) for w, n in Counter(agents + keys).items()}
+
+
+def _caps_over(record: Mapping[str, str]) -> list[str]:
+    named = (("agent", "agent"), ("key", "ckey"), ("trigger", "trigger"))
+    return [f"{kind}:{record[field]}" for kind, field in named if field in record]
+
+
+def _has_room(cap: str, worker_id: str, whole: Mapping[str, Any]) -> bool:
+    kind, _, of = cap.partition(":")
+    if kind == "trigger":
+        trigger, busy = whole.get(f"trigger:{of}", {}), whole.get(f"busy:{of}", ())
+        capped = trigger.get("policy") == "queue" and trigger["most"] != ""
+        return not capped or worker_id in busy or len(busy) < int(trigger["most"])
+    name = "key" if kind == "key" else cap
+    most = whole["meta"].get(f"override:{name}", whole["meta"].get(f"cap:{name}", ""))
+    return most == "" or int(whole.get("active", {}).get(cap, 0)) < int(most)
 
 
 def _check_open(

@@ -42,6 +42,8 @@ ZSETS = (
     "joins",
     "outbox",
     "capacity",
+    "lines",
+    "line",
     "units",
 )
 TYPES = {
@@ -66,10 +68,10 @@ OF_ONE = {
     *("state", "worker", "parts", "node", "held", "staged"),
     *("batch", "members", "arrived", "children", "units", "permits", "rate"),
     *("trigger", "busy", "fires"),
-    *("delivery", "lane", "sending", "subscription", "owed"),
+    *("line", "delivery", "lane", "sending", "subscription", "owed"),
 }
 WAITS = ("time", "children", "capacity", "siblings")
-NOISE = ("total:", "events", "swept", "followed", "run_id", "hold_until")
+NOISE = ("total:", "events", "swept", "followed", "run_id", "hold_until", "last_turn")
 """Fields of ``meta`` that count and keep time; no state of the colony."""
 
 Dump = dict[str, Any]

@@ -73,6 +73,14 @@ async def test_a_parent_that_is_told_to_stop_does_not_park(store: Store) -> None
     assert await states(store, [by.worker_id]) == ["told"]
 
 
+async def test_a_closed_intake_does_not_keep_a_parent_from_its_children(store: Store) -> None:
+    """What was accepted goes on, and that is the whole tree."""
+    by = await parent(store)
+    await store.set_intake(paused=True)
+    _, ids = await batch_of(store, 2, parent=by)
+    assert await states(store, ids) == ["PENDING"] * 2
+
+
 async def test_a_parked_parent_holds_no_slot_and_keeps_its_place(store: Store) -> None:
     """The same park request again is no second park, and an old one after a new claim is refused."""
     by = await parent(store)

@@ -36,7 +36,7 @@ end
 -- The fields a transition needs to know; false where unset.
 local FIELDS = {'state', 'token', 'node', 'epoch', 'started', 'attempts', 'resurrections', 'stop_status', 'stop_reason',
   'filed_status', 'filed_summary', 'filed_data', 'filed_error', 'filed_provisional', 'tokens', 'cost', 'label', 'agent', 'deadline',
-  'batch', 'index', 'waits_batch', 'ckey', 'created', 'priority', 'on_complete', 'trigger'}
+  'batch', 'index', 'waits_batch', 'ckey', 'created', 'turn', 'priority', 'on_complete', 'trigger'}
 local function read(wid)
   local values = redis.call('HMGET', K.worker(wid), unpack(FIELDS))
   local rec = {id = wid}
@@ -44,45 +44,84 @@ local function read(wid)
   return rec
 end
 
--- Admission. PENDING and RUNNING workers are active; caps bound how many are, in the colony, per agent and per
--- concurrency key. Who is over a cap is parked (capacity) and admitted first-in first-out when a place is free; each
--- point of priority is worth a minute of waiting, so it is honoured and starves nobody.
+-- Admission. PENDING and RUNNING workers are active; caps bound how many are, in the colony, per agent, per concurrency
+-- key, and of a trigger. Who is over one is parked (capacity) and admitted first-in first-out when a place is free; each
+-- point of priority is worth a minute of waiting, so it is honoured and starves nobody. One who waits under a full cap
+-- of his own stands in that cap's line, where he is in nobody's way; with a place under it its first one comes to the
+-- colony's line, the only one from which workers are admitted.
 local ACTIVE = {PENDING = true, RUNNING = true}
-local PRIORITY_MS, LOOK_AHEAD = 60000, 200
+local PRIORITY_US, COLONY = 6e7, 'colony'
 local function is_capped() return redis.call('HGET', K.meta, 'capped') == '1' end
 local function cap_of(name)
   local caps = redis.call('HMGET', K.meta, 'override:' .. name, 'cap:' .. name)
   return tonumber(caps[1] or caps[2] or '')
 end
-local function below(name, count_of)
-  local cap = cap_of(name)
-  return not cap or count_of() < cap
+local function has_place()   -- in the colony
+  local most = cap_of(COLONY)
+  return not most or redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.state('RUNNING')) < most
 end
-local function has_place()
-  return below('colony', function()
-    return redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.state('RUNNING'))
-  end)
+local function caps_over(rec)   -- a worker's own: their names are those of lines, and of what K.active counts
+  local caps = {'agent:' .. rec.agent}
+  if rec.ckey then caps[#caps + 1] = 'key:' .. rec.ckey end
+  if rec.trigger then caps[#caps + 1] = 'trigger:' .. rec.trigger end
+  return caps
 end
-local function trigger_has_place(rec)   -- for policy queue; the others are decided at acceptance
-  local t = redis.call('HMGET', K.trigger(rec.trigger), 'policy', 'most')
-  local most = t[1] == 'queue' and tonumber(t[2] or '')
-  local busy = K.busy(rec.trigger)
-  return not most or redis.call('SISMEMBER', busy, rec.id) == 1 or redis.call('SCARD', busy) < most
+local function has_room(cap, wid)
+  local kind, of = string.match(cap, '^(%a+):(.*)$')
+  if kind == 'trigger' then   -- for policy queue; the others are decided at acceptance
+    local t = redis.call('HMGET', K.trigger(of), 'policy', 'most')
+    local most = t[1] == 'queue' and tonumber(t[2] or '')
+    return not most or redis.call('SISMEMBER', K.busy(of), wid) == 1 or redis.call('SCARD', K.busy(of)) < most
+  end
+  local most = cap_of(kind == 'key' and 'key' or cap)
+  return not most or tonumber(redis.call('HGET', K.active, cap) or '0') < most
 end
-local function may_join(rec)
-  local function active(what) return function() return tonumber(redis.call('HGET', K.active, what) or '0') end end
-  return below('agent:' .. rec.agent, active('agent:' .. rec.agent))
-    and (not rec.ckey or below('key', active('key:' .. rec.ckey)))
-    and (not rec.trigger or trigger_has_place(rec))
+local function full_cap(rec)   -- the first of its own caps under which it has no place; nil when it has one under each
+  for _, cap in ipairs(caps_over(rec)) do
+    if not has_room(cap, rec.id) then return cap end
+  end
 end
 local function count_active(rec, by)
   for _, what in ipairs({'agent:' .. rec.agent, rec.ckey and 'key:' .. rec.ckey or nil}) do
     if redis.call('HINCRBY', K.active, what, by) <= 0 then redis.call('HDEL', K.active, what) end
   end
 end
+
+-- K.lines names the lines but the colony's, by when they were last looked at.
+local function next_turn()   -- µs; later than any before, whatever the clock says
+  local last = tonumber(redis.call('HGET', K.meta, 'last_turn') or '0')
+  local turn = math.max(tonumber(clock[1]) * 1e6 + tonumber(clock[2]), last + 1)
+  redis.call('HSET', K.meta, 'last_turn', int(turn))
+  return int(turn)
+end
+local function stand(wid, cap, turn)
+  redis.call('ZADD', K.line(cap), turn, wid)
+  if cap ~= COLONY then redis.call('ZADD', K.lines, 'NX', now, cap) end
+end
+local function step_out(wid, cap)
+  if redis.call('ZREM', K.line(cap), wid) == 1 and cap ~= COLONY and redis.call('EXISTS', K.line(cap)) == 0 then
+    redis.call('ZREM', K.lines, cap)
+  end
+end
 local function line_up(wid, rec)
-  redis.call('ZADD', K.capacity, tonumber(rec.created or now) - PRIORITY_MS * tonumber(rec.priority or '0'), wid)
+  local turn = int(tonumber(rec.turn or rec.created * 1000) - PRIORITY_US * tonumber(rec.priority or '0'))
+  redis.call('ZADD', K.capacity, turn, wid)
   redis.call('HSET', K.worker(wid), 'waits_for', 'capacity')
+  stand(wid, full_cap(rec) or COLONY, turn)
+end
+local function leave_lines(wid, rec)
+  if redis.call('ZREM', K.capacity, wid) == 0 then return end
+  step_out(wid, COLONY)
+  for _, cap in ipairs(caps_over(rec)) do step_out(wid, cap) end
+end
+local function call_next(cap)   -- the first in its line comes to the colony's, where there is room under the cap
+  local first = redis.call('ZRANGE', K.line(cap), 0, 0, 'WITHSCORES')
+  if not first[1] or not has_room(cap, first[1]) then return end
+  step_out(first[1], cap)
+  stand(first[1], COLONY, first[2])
+end
+local function call_all()   -- when caps have changed
+  for _, cap in ipairs(redis.call('ZRANGE', K.lines, 0, -1)) do call_next(cap) end
 end
 
 -- Move a worker to another state; every index follows.
@@ -96,7 +135,7 @@ local function enter(wid, rec, state)
     if rec.trigger then redis.call('SADD', K.busy(rec.trigger), wid) end
   end
   if TERMINAL[state] and rec.trigger then redis.call('SREM', K.busy(rec.trigger), wid) end
-  if rec.state == 'PARKED' then redis.call('ZREM', K.capacity, wid) end
+  if rec.state == 'PARKED' then leave_lines(wid, rec) end
   if rec.state then redis.call('ZREM', K.state(rec.state), wid) end
   redis.call('ZADD', K.state(state), now, wid)
   if not rec.state then redis.call('ZADD', K.listed, now, wid) end
@@ -104,6 +143,9 @@ local function enter(wid, rec, state)
   if rec.node then redis.call('HDEL', K.held(rec.node), wid) end
   if rec.state == 'PENDING' then redis.call('ZREM', K.doorbells, wid) end
   rec.was, rec.state = rec.state, state
+  if rec.was and redis.call('EXISTS', K.lines) == 1 then
+    for _, cap in ipairs(caps_over(rec)) do call_next(cap) end
+  end
 end
 
 -- Attempts are lines: a claim writes one, its end another. The oldest go when there are too many: of one that parks
@@ -148,14 +190,23 @@ local function arrive(wid, batch, good)
   end
 end
 
--- Admit who is next, while there is a place; the caller rings for those in `admitted`, or defers that to a janitor.
-local admitted, RING_AGAIN_MS = {}, 2000
+-- Admit who is next, while there is a place; the caller rings for those in `admitted`, or defers that to a janitor. Those
+-- whose own cap has become full since they came step aside; beyond so many the next call goes on.
+local admitted, RING_AGAIN_MS, STEP_ASIDE_AT_ONCE = {}, 2000, 500
 local function admit()
-  if redis.call('ZCARD', K.capacity) == 0 then return end
-  for _, wid in ipairs(redis.call('ZRANGE', K.capacity, 0, LOOK_AHEAD - 1)) do
-    if not has_place() then return end
+  local aside = 0
+  while aside < STEP_ASIDE_AT_ONCE do
+    local first = redis.call('ZRANGE', K.line(COLONY), 0, 0, 'WITHSCORES')
+    local wid = first[1]
+    if not wid or not has_place() then return end
     local rec = read(wid)
-    if may_join(rec) then
+    local full = full_cap(rec)
+    if full then
+      aside = aside + 1
+      step_out(wid, COLONY)
+      stand(wid, full, first[2])
+      for _, cap in ipairs(caps_over(rec)) do call_next(cap) end   -- its place under the others is free for the next
+    else
       enter(wid, rec, 'PENDING')
       redis.call('HDEL', K.worker(wid), 'waits_for')
       redis.call('HSET', K.worker(wid), 'rings', 0, 'rung', int(now))
@@ -288,7 +339,7 @@ end
 -- rung, when one who was parked finds no place: it lines up for one.
 local function make_pending(wid, rec, ring_again_ms)
   redis.call('ZREM', K.due, 'wake:' .. wid)
-  if rec.state == 'PARKED' and is_capped() and not (has_place() and may_join(rec)) then
+  if rec.state == 'PARKED' and is_capped() and (not has_place() or full_cap(rec)) then
     redis.call('HDEL', K.worker(wid), 'waits_batch')
     line_up(wid, rec)
     return false

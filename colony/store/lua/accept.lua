@@ -42,7 +42,7 @@ if #ids ~= n or (ARGV[7] ~= '' and not first) then return {'stage_lost'} end
 
 local meta = redis.call('HMGET', K.meta, 'id', 'paused', 'max_pending', 'idempotency_max_keys', 'version', 'default_agent')
 if not meta[1] then return {'unknown_colony'} end
-if meta[2] == '1' then return {'paused'} end
+if meta[2] == '1' and parent == '' then return {'paused'} end   -- what was accepted goes on, with its children
 if ARGV[3] == '1' and redis.call('ZCOUNT', K.nodes, int(now), '+inf') == 0 then return {'no_nodes'} end
 local pending = redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.capacity)
 local max = tonumber(meta[3] or '100000')
@@ -106,6 +106,7 @@ for position, wid in ipairs(ids) do
   if batch ~= '' then redis.call('HSET', record, 'batch', batch, 'index', position - 1) end
   if root then redis.call('HSET', record, 'parent', parent, 'root', root, 'depth', depth) end
   if cause then redis.call('HSET', record, 'cause', cause) end
+  if capped then redis.call('HSET', record, 'turn', next_turn()) end
   if deadline then
     redis.call('HSET', record, 'deadline', int(deadline))
     redis.call('ZADD', K.due, deadline, 'deadline:' .. wid)
@@ -122,7 +123,7 @@ for position, wid in ipairs(ids) do
   elseif queued then   -- until one of its parent's other batches is joined
     redis.call('HSET', record, 'waits_for', 'siblings')
     enter(wid, rec, 'PARKED')
-  elseif capped and (redis.call('ZCARD', K.capacity) > 0 or not (has_place() and may_join(rec))) then
+  elseif capped and (redis.call('EXISTS', K.line(COLONY)) == 1 or not has_place() or full_cap(rec)) then
     enter(wid, rec, 'PARKED')
     line_up(wid, rec)
   else

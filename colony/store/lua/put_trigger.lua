@@ -40,6 +40,7 @@ if ARGV[10] ~= '' then redis.call('HSET', K.declared, id, ARGV[10]) end
 if ARGV[5] == 'queue' and ARGV[4] ~= '' then
   redis.call('HSET', K.meta, 'capped', '1', 'trigger_capped', '1')
 end
-admit()   -- its cap may have been raised
+call_next('trigger:' .. id)   -- its cap may have been raised
+admit()
 defer_rings()
 return {'ok'}

@@ -13,6 +13,9 @@ end
 local capped = overridden or redis.call('HGET', K.meta, 'definition_capped') == '1'
   or redis.call('HGET', K.meta, 'trigger_capped') == '1'
 redis.call('HSET', K.meta, 'capped', capped and '1' or '0')
+call_all()   -- its caps may be others
+admit()
+defer_rings()
 redis.call('HSETNX', K.meta, 'generation', 1)
 redis.call('HSETNX', K.meta, 'registered', int(now))
 return 'ok'

@@ -11,4 +11,7 @@ redis.call('ZREM', K.timers, id)
 redis.call('ZREM', K.ringing, id)
 redis.call('SREM', K.watchers, id)
 redis.call('DEL', K.trigger(id), K.fires(id))
+call_next('trigger:' .. id)   -- there is no cap any more
+admit()
+defer_rings()
 return 'ok'

@@ -7,6 +7,7 @@ if ARGV[2] == '' then
 else
   redis.call('HSET', K.meta, 'override:' .. ARGV[1], ARGV[2], 'capped', '1')
 end
+call_all()
 admit()
 defer_rings()
 return 'ok'

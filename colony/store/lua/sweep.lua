@@ -18,7 +18,11 @@ elseif swept > 0 and now - swept > lease / 2 then
   hold = now + lease
 end
 redis.call('HSET', K.meta, 'hold_until', int(hold))
-admit()   -- the net under it all: places that nobody filled
+for _, cap in ipairs(redis.call('ZRANGE', K.lines, 0, 9)) do   -- the net under it all: places that nobody filled
+  redis.call('ZADD', K.lines, now, cap)
+  call_next(cap)
+end
+admit()
 defer_rings()
 local dead = {}
 if hold <= now then dead = redis.call('ZRANGEBYSCORE', K.nodes, '-inf', int(now), 'LIMIT', 0, ARGV[3]) end
