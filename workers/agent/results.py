@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import pydantic_core
@@ -17,6 +17,8 @@ UNKNOWN_OUTCOME = (
     "may or may not have had its effect. Decide yourself whether to check or to call again"
 )
 
+LEAST_BYTES = 1024
+"""Of what is shown of one worker's end beside those of others."""
 
 Redact = Callable[[JsonValue], JsonValue]
 """Takes out of a JSON value what nobody is to read."""
@@ -77,17 +79,53 @@ def invalid_arguments(call: ToolCallPart, error: ValidationError) -> ToolReturnP
     )
 
 
+class Reports(dict[str, JsonValue]):
+    """A result whose ``reports`` are cut each by itself, so that the model sees how every one ended."""
+
+
 def shown(value: Any, max_bytes: int, redact: Redact = as_it_is) -> JsonValue:
     """`value` as JSON, or the beginning of its text where that is longer than `max_bytes`.
 
-    Infinity and NaN become strings, as JSON has no such numbers. Raises `ValueError` for what
-    has no JSON form.
+    Of `Reports` each is cut by itself. Infinity and NaN become strings, as JSON has no such
+    numbers. Raises `ValueError` for what has no JSON form.
     """
     if isinstance(value, str):
         return _bounded(str(redact(storable(value))), max_bytes)
     content = redact(json.loads(_json(value)))
     text = _json(content)
-    return _bounded(text, max_bytes) if len(text.encode()) > max_bytes else content
+    if len(text.encode()) <= max_bytes:
+        return content
+    if isinstance(value, Reports) and isinstance(content, dict):
+        reports: Any = content["reports"]
+        return {**content, "reports": _cut_each(reports, max_bytes)}
+    return _bounded(text, max_bytes)
+
+
+def _cut_each(reports: Sequence[dict[str, Any]], max_bytes: int) -> list[JsonValue]:
+    """All of them within `max_bytes`, if that is `LEAST_BYTES` for each: what short ones leave is for the
+    long ones."""
+    sizes = {index: len(_json(report).encode()) for index, report in enumerate(reports)}
+    made: dict[int, JsonValue] = {}
+    left = max_bytes
+    for index in sorted(sizes, key=sizes.__getitem__):
+        share = max(LEAST_BYTES, left // (len(sizes) - len(made)))
+        report = reports[index]
+        made[index] = report if sizes[index] <= share else _cut_report(report, share)
+        left -= min(sizes[index], share)
+    return [made[index] for index in range(len(reports))]
+
+
+def _cut_report(report: dict[str, Any], max_bytes: int) -> dict[str, JsonValue]:
+    """Who, how it ended and the numbers are whole; words and data are cut."""
+    words = {
+        name: cut(str(report[name]), max_bytes // 4)
+        for name in ("summary", "error")
+        if report.get(name)
+    }
+    short = {**report, **words, "data": {}}
+    note = f"[cut: the data have {len(_json(report['data']).encode())} bytes]"
+    room = max_bytes - len(_json(short).encode())
+    return {**short, "data": cut(_json(report["data"]), room // 2, note)}
 
 
 def _json(value: Any) -> str:
