@@ -116,14 +116,22 @@ async def tell_ended(run: AgentRun, transcript: Transcript) -> None:
 
 
 def holds_back(run: AgentRun, transcript: Transcript, answer: ModelResponse) -> bool:
-    """Whether the worker may not end yet: units are out (or just handed out), and it is to wait for them.
+    """Whether the worker may not end yet: units are out, or about to be handed out, and it is to wait for
+    them. Whether they were handed out is known when the calls of the answer are done (`is_work_out`).
 
-    Past its soft deadline it may: there is no time left to wait.
+    Past its soft deadline it may end: there is no time left to wait.
     """
     if run.offspring is None or run.spec.at_end == "leave" or run.past_soft_deadline:
         return False
     handed_out = any(call.tool_name == DELEGATE_TASK for call in answer.tool_calls)
     return handed_out or bool(untold(transcript))
+
+
+def is_work_out(transcript: Transcript) -> bool:
+    """Whether there is a unit whose end the model is to be told, or may be: a call that hands out work was
+    not made yet. A refused one hands out nothing."""
+    unmade = any(call.tool_name == DELEGATE_TASK for call in transcript.unresolved)
+    return unmade or bool(untold(transcript))
 
 
 async def wait_for_units(run: AgentRun, transcript: Transcript) -> Waiting | None:

@@ -26,7 +26,7 @@ from colony.metrics.names import COST, TOKENS
 from colony.models import ReportStatus
 from colony.tools import ParkForChildren
 from workers.agent.asking import NoReply, ask, request_parameters
-from workers.agent.background import holds_back, tell_ended, wait_for_units
+from workers.agent.background import holds_back, is_work_out, tell_ended, wait_for_units
 from workers.agent.checkpoints import answer_step
 from workers.agent.limits import limit_reached, timed_out
 from workers.agent.outcome import HandedOver, Outcome, Parked, Reported, Waiting
@@ -163,7 +163,7 @@ async def _act(
         return Waiting((park.batch_id,))
     if run.draining() and not run.out_of_time and _calls_left(transcript):
         return HandedOver()
-    if filed is not None and not filed.provisional:
+    if filed is not None and not (filed.provisional and is_work_out(transcript)):
         return from_filed(filed)
     if pause is not None and not run.out_of_time:
         return Parked(pause)

@@ -17,7 +17,8 @@ The rules, in the order in which they are asked:
 5. Where background work is out and the agent is to wait for it (`AgentSpec.at_end`), neither a call
    nor a text ends the worker: it sleeps until some of that work ends, is told, and is asked again.
    What such a call reports is filed all the same, provisionally: the next report replaces it, and
-   it is the worker's report should the worker come to no other.
+   it is the worker's report should the worker come to no other. Work that the same answer was to hand
+   out, and that was refused, is not out: the report then ends the worker as by rule 1.
 6. An answer of nothing is asked for once more; a second one fails the worker, and so does one that
    the provider withheld (``content_filter``, ``length``, ``error``).
 """
@@ -51,7 +52,7 @@ SUMMARY_BYTES = 16_384
 """Longest summary that is made from a text; the whole text stays in the conversation."""
 
 HELD_BACK = (
-    "kept, but you are not done: work that you delegated is out, and you are told what came of it as soon "
+    "kept, but you are not done while work that you delegated is out: you are told what came of it as soon "
     "as it ends. Report again then; without that, this is your report"
 )
 

@@ -334,12 +334,35 @@ async def test_a_report_beside_a_dispatch_waits_for_it(agent: Harness, order: st
     assert handles(agent.seen[-1]) == list(nest.units)
 
 
-async def test_a_report_beside_a_dispatch_that_was_refused_is_asked_for_again(
+@pytest.mark.parametrize("order", ["delegate first", "report first"])
+async def test_a_report_beside_a_dispatch_that_was_refused_stands(
+    agent: Harness, order: str
+) -> None:
+    """Nothing is out: no sleep, nothing is said of work, and it is not asked again."""
+    both = [GO, DONE] if order == "delegate first" else [DONE, GO]
+    outcome = await agent.run([both, report("partial", "Asked again.")], offspring=Nest(most=0))
+    assert outcome == Reported(SUCCESS, "Done.")
+    assert len(agent.seen) == 1
+    refused = next(r for r in agent.journal.results() if r["tool_name"] == "delegate_task")
+    assert refused["outcome"] == "failed"
+
+
+async def test_a_report_beside_one_refused_dispatch_of_two_waits_for_the_other(
     agent: Harness,
 ) -> None:
-    """Nothing is out: no sleep."""
-    outcome = await agent.run([[GO, DONE], report("partial", "Alone.")], offspring=Nest(most=0))
-    assert outcome == Reported(PARTIAL, "Alone.")
+    """What was accepted is out, and awaited."""
+    nest = Nest(most=1)
+    outcome = await life(agent, nest, [[GO, GO, DONE], report("partial", "After.")])
+    assert outcome == Reported(PARTIAL, "After.")
+    assert len(nest.units) == 1
+
+
+async def test_a_report_beside_a_refused_dispatch_waits_for_what_was_out_before(
+    agent: Harness,
+) -> None:
+    """An earlier unit is out: the refusal of another changes nothing for it."""
+    outcome = await life(agent, Nest(most=1), [GO, [GO, DONE], report("partial", "After.")])
+    assert outcome == Reported(PARTIAL, "After.")
 
 
 async def test_a_report_that_has_to_be_mended_is_not_held_back(agent: Harness) -> None:
