@@ -7,7 +7,7 @@ producers do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -231,7 +231,8 @@ class Operations:
 
     async def set_limit(self, name: str, most: int | None) -> None:
         """Set a cap while the fleet runs: ``max_concurrent_workers``, ``max_concurrent_per_key``, or
-        ``agent:<name>``; None gives it back to the definition. Raises `UnknownColony`, `InvalidTask`."""
+        ``agent:<name>`` of one that the colony has; None gives it back to the definition. Raises
+        `UnknownColony`, `InvalidTask`."""
         cap = CAPS.get(name, name)
         if cap not in CAPS.values() and not cap.startswith("agent:"):
             raise InvalidTask(f"limit {name!r} is unknown: {', '.join(CAPS)} or agent:<name>")
@@ -239,6 +240,8 @@ class Operations:
             raise InvalidTask(
                 f"limit {name}: expected at least 1, got {most}; pause_intake stops new work"
             )
+        if cap.startswith("agent:"):
+            self._check_agent_of(cap, most, await self._face())
         if not await self._store.set_limit(cap, most):
             raise unknown_colony(self.colony_id)
 
@@ -268,6 +271,17 @@ class Operations:
         await self._store.drop(worker_id)
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _check_agent_of(self, cap: str, most: int | None, face: Mapping[str, str]) -> None:
+        """Raises `InvalidTask` for a cap of an agent that there is not. What was set for one that is no
+        more can be given back."""
+        agents = limits_in(face)[0].agents
+        if cap.removeprefix("agent:") in agents or (most is None and f"override:{cap}" in face):
+            return
+        raise InvalidTask(
+            f"no agent is named {cap.removeprefix('agent:')!r}: expected agent:<name> of one that this "
+            f"colony has: {', '.join(sorted(agents))}"
+        )
 
     async def _limits(self) -> tuple[Limits, ColonyConfig]:
         """What the definition allows. Raises `UnknownColony`."""

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from colony import ColonyRuntime
+from colony.errors import InvalidTask
 from colony.models import WorkerState
 from colony.testing import Fleet, wait_until
 
@@ -117,6 +118,23 @@ async def test_an_agent_has_a_cap_of_its_own(runtime: ColonyRuntime) -> None:
     reports = await runtime.wait_for_worker_reports([*bare, *others], timeout=20)
     assert all(report.ok for report in reports)
     await runtime.set_limit("agent:bare", None)
+
+
+async def test_a_cap_of_nobody_is_refused(runtime: ColonyRuntime) -> None:
+    """An agent that the colony does not have: the error lists those it has. What was set for one that is
+    no more is given back."""
+    before = await runtime.get_limits()
+    for name in ("agent:nosuch", "agent:"):
+        for most in (1, None):
+            with pytest.raises(
+                InvalidTask, match=r"no agent is named .*this colony has: .*\bbare\b"
+            ):
+                await runtime.set_limit(name, most)
+    assert await runtime.get_limits() == before
+    await runtime._store.set_limit("agent:gone", 1)
+    await runtime.set_limit("agent:gone", None)
+    with pytest.raises(InvalidTask):
+        await runtime.set_limit("agent:gone", None)
 
 
 async def test_priority_comes_first_in_the_line(runtime: ColonyRuntime) -> None:

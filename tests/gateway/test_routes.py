@@ -102,6 +102,8 @@ async def test_the_fleet_is_seen_and_steered(api: Api) -> None:
     reset = await api.json("PUT", "/limits/max_concurrent_workers", json={"most": None})
     assert reset[0]["most"] is None
     assert (await api.json("GET", "/limits")) == reset
+    nobody = await api.json("PUT", "/limits/agent:nosuch", 422, json={"most": 1})
+    assert "no agent is named 'nosuch'" in nobody["detail"]
     assert await api.json("POST", "/intake/pause") == {"paused": True}
     refused = await api.json("POST", "/workers", 503, json={"task": "fetch"})
     assert refused["type"].endswith("intake-paused")

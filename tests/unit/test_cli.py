@@ -267,6 +267,15 @@ def test_a_blank_task_and_an_unknown_agent_are_refused(idle_colony: str) -> None
         assert named in err
 
 
+@pytest.mark.parametrize("name", ["agent:nosuch", "agent:"])
+def test_a_cap_of_nobody_is_refused(idle_colony: str, name: str) -> None:
+    """It would cap nothing: the agents that there are are named."""
+    code, out, err = call("limit", name, "1", "--redis-url", idle_colony)
+    assert (code, out) == (1, "")
+    assert "no agent is named" in err
+    assert "this colony has: agent" in err
+
+
 def test_list_and_show_tell_the_same_worker(idle_colony: str, waiting_worker: str) -> None:
     newest = answer(idle_colony, "list", "--status", "pending", "--limit", "1")[0]
     shown = answer(idle_colony, "show", waiting_worker)
