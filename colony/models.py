@@ -449,9 +449,22 @@ class Rejected(Model):
     message: str
 
 
-def from_ms(milliseconds: int | str | bytes) -> datetime:
-    """The UTC time of a number of milliseconds since the epoch, as the store keeps it."""
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+_FIRST_MS = int(datetime(2, 1, 1, tzinfo=UTC).timestamp() * 1000)
+_LAST_MS = int(datetime(9998, 1, 1, tzinfo=UTC).timestamp() * 1000)
+"""What a `datetime` can be in any zone, as from_ms tells it."""
+
+
+def from_ms(milliseconds: float | str | bytes) -> datetime:
+    """The UTC time of a number of milliseconds since the epoch, as the store keeps it.
+
+    Whatever the number: one from before the year 2, or after 9997, is told as the nearest of these.
+    So a record that somebody gave such a time can be read all the same.
+    """
+    try:
+        number: float = int(milliseconds)
+    except (ValueError, OverflowError):  # as Lua and scores write what is large, or a part
+        number = float(milliseconds)
+    return datetime.fromtimestamp(min(max(_FIRST_MS, number), _LAST_MS) / 1000, UTC)
 
 
 def to_ms(moment: datetime) -> int:

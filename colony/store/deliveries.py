@@ -173,7 +173,7 @@ class DeliveryKeeping(StoreBase):
             cursor=raw["cursor"],
             owed=int(await self.link.call("SCARD", self.keys("owed", subscription_id))),
             delivered=int(raw.get("delivered", 0)),
-            created_at=from_ms(int(float(created))),
+            created_at=from_ms(created),
         )
 
     async def deliveries(self, *, dead: bool, limit: int) -> list[Delivery]:
@@ -196,7 +196,7 @@ class DeliveryKeeping(StoreBase):
             subscription_id=raw["subscription"] or None,
             dead=due is None,
             attempts=int(raw["attempts"]),
-            next_attempt_at=None if due is None else from_ms(int(float(due))),
+            next_attempt_at=None if due is None else from_ms(due),
             error=raw.get("error"),
             created_at=from_ms(raw["created"]),
             data=raw["data"],

@@ -214,7 +214,7 @@ class TriggerKeeping(StoreBase):
             trigger_id=trigger_id,
             spec=from_json(spec),
             paused=state.get("paused") == "1",
-            next_due=None if due is None else from_ms(int(float(due))),
+            next_due=None if due is None else from_ms(due),
             last_fired=from_ms(state["last_fired"]) if "last_fired" in state else None,
             fired=int(state.get("fired", 0)),
             missed=int(state.get("missed", 0)),

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from colony.errors import FleetFull, IntakePaused, NoNodes, UnknownColony
-from colony.models import WorkerState
+from colony.models import WorkerState, from_ms
 from colony.store import Accepted, Link, Store
 from colony.store.triggers import Fire
 from colony.store.workers import STAGE, NewWorker
@@ -54,6 +54,19 @@ async def test_a_large_accept_is_staged_and_then_one_commit(
     assert not [name for name in whole if name.startswith("staged:")]
     assert await store.link.call("PTTL", store.keys("worker", ids[-1])) == -1
     assert whole["meta"]["total:accepted"] == str(count)
+
+
+async def test_a_time_beyond_the_calendar_hides_no_other_worker(store: Store) -> None:
+    """A record that has such a deadline, of whoever wrote it, is read with the last there is; lists too."""
+    days = timedelta(days=3_000_000)
+    [other] = await accepted(store)
+    [far] = await accepted(store, deadline=days, not_before=days)
+    await store.link.call("HSET", store.keys("worker", far), "soft_ms", "1" * 30)
+    record = await store.get(far)
+    assert record is not None
+    assert (record.deadline, record.not_before) == (from_ms("inf"), from_ms("inf"))
+    assert record.soft_deadline == from_ms("inf")
+    assert {r.worker_id for r in await store.newest(None, 10)} == {other, far}
 
 
 async def _stage_only(store: Store, workers: list[NewWorker]) -> None:
