@@ -24,6 +24,7 @@ from colony.deliveries import DeliveryVerbs
 from colony.errors import (
     InvalidTask,
     NotEnded,
+    UnknownWorker,
 )
 from colony.events import Filter, Handler, Subscription, read_events
 from colony.intake import Entrance
@@ -39,12 +40,12 @@ from colony.models import (
 )
 from colony.operations import unknown_batch, unknown_worker
 from colony.spawning import Batch, Moment, SpawnOptions, new_batch, on_complete_json
-from colony.store.records import new_batch_id, new_worker_id
+from colony.store.records import is_batch_id, new_batch_id, new_worker_id
 from colony.store.workers import NewBatch
 from colony.tasks import Limits, check_task, check_tasks
 from colony.tokens import TokenVerbs
 from colony.triggers.verbs import TriggerVerbs
-from colony.waiting import Waiting
+from colony.waiting import Ended, Waiting
 
 
 class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
@@ -236,7 +237,12 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
 
     async def wait_for_worker(self, worker_id: str, timeout: float | None = None) -> Report | None:
         """The worker's report, now or when it ends. None after `timeout` seconds: still running,
-        and left running. Raises `UnknownWorker`."""
+        and left running. Raises `UnknownWorker`, also for the id of a batch."""
+        if is_batch_id(worker_id):
+            raise UnknownWorker(
+                f"{worker_id!r} is the id of a batch: expected one of a worker; wait_for_batch waits for "
+                "a batch, and get_batch_members names its workers"
+            )
         found = await self._wait().ended(worker_id, timeout)
         if found is False:
             raise unknown_worker(worker_id, self.colony_id)
@@ -258,7 +264,9 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         self, batch_id: str, timeout: float | None = None
     ) -> BatchResult | None:
         """The batch's consolidated result, now or when it is joined. None after `timeout` seconds:
-        still open, and left so. Raises `UnknownBatch`."""
+        still open, and left so. Raises `UnknownBatch`, also for the id of a worker."""
+        if not is_batch_id(batch_id):
+            raise unknown_batch(batch_id, self.colony_id)
         found = await self._wait().ended(batch_id, timeout)
         if found is False:
             raise unknown_batch(batch_id, self.colony_id)
@@ -272,15 +280,17 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         """The reports of all these workers, in the order of `ids`.
 
         **After `timeout` seconds the stragglers are STOPPED** and reported with status timeout
-        (`stop_on_timeout=False` leaves them running and only says timeout here). 0 looks once and
-        does not wait. An unknown id is reported failed, ``no_such_worker``, in its place.
+        (`stop_on_timeout=False` leaves them running and only says timeout here). 0 looks once, does
+        not wait, and **stops whoever has not ended yet**: to look only, say `stop_on_timeout=False`, or
+        ask `get_worker_result`. An unknown id, or one of a batch, is reported failed,
+        ``no_such_worker``, in its place.
         """
         waiting = self._wait()
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         if timeout > 0 and (batch_id := await self._batch_of(ids)) is not None:
             await waiting.ended(batch_id, timeout)  # then each report is there, or about to come
-        found = await asyncio.gather(*(waiting.ended(w, until - loop.time()) for w in ids))
+        found = await asyncio.gather(*(_ended(waiting, w, until - loop.time()) for w in ids))
         late = [w for w, report in zip(ids, found, strict=True) if report is True]
         if late and stop_on_timeout:
             await self._time_out(late, timeout)
@@ -379,6 +389,11 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
 def _as_batch(first: Sequence[str]) -> Batch:
     """The first answer to an idempotency key; without an id where the key was that of single workers."""
     return first if isinstance(first, Batch) else Batch("", first)
+
+
+async def _ended(waiting: Waiting, worker_id: str, timeout: float) -> Ended | bool:
+    """As `Waiting.ended`, of workers only."""
+    return False if is_batch_id(worker_id) else await waiting.ended(worker_id, timeout)
 
 
 def _report_or_excuse(worker_id: str, found: Report | BatchResult | bool, timeout: float) -> Report:

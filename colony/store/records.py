@@ -62,6 +62,11 @@ def new_batch_id() -> str:
     return f"b{_new_suffix()}"
 
 
+def is_batch_id(some_id: str) -> bool:
+    """Whether an id is one of a batch, by its first letter; others are of workers."""
+    return some_id.startswith("b")
+
+
 def derived_ids(parent_id: str, tool_call_id: str, count: int) -> tuple[str, list[str]]:
     """The ids of the batch that a tool call spawns, and of its workers: the same each time."""
     digest = hashlib.sha256(f"{parent_id}\0{tool_call_id}".encode()).hexdigest()[:20]

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from colony import ReportStatus
-from colony.errors import InvalidTask
+from colony.errors import InvalidTask, UnknownBatch, UnknownWorker
 from colony.models import Report, WorkerState
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet, wait_until
@@ -96,6 +96,31 @@ async def test_an_unknown_id_is_reported_in_its_place(runtime: ColonyRuntime) ->
         (batch[1], FAILED),
     ]
     assert reports[1].error == "no_such_worker"
+
+
+async def test_an_id_of_the_other_kind_is_told(runtime: ColonyRuntime, folder: Path) -> None:
+    """Who waits for a batch as for a worker, or the other way round, hears it at once: open or joined."""
+    batch = await runtime.spawn_batch(["hold kind", "fetch"])
+    for is_open in (True, False):
+        with pytest.raises(UnknownWorker, match=f"'{batch.id}' is the id of a batch"):
+            await asyncio.wait_for(runtime.wait_for_worker(batch.id), 5)
+        with pytest.raises(UnknownBatch, match=batch[0]):
+            await asyncio.wait_for(runtime.wait_for_batch(batch[0]), 5)
+        waiting = runtime.wait_for_worker_reports([batch[1], batch.id, batch[1]], 60)
+        reports = await asyncio.wait_for(waiting, 20)
+        assert [report.error for report in reports] == [None, "no_such_worker", None]
+        if is_open:
+            (folder / "kind").touch()
+            await joined(runtime, batch.id)
+
+
+async def test_a_look_stops_who_has_not_ended(runtime: ColonyRuntime) -> None:
+    """`wait_for_worker_reports` with a time-out of 0: whoever has not ended is stopped at once."""
+    batch = await runtime.spawn_batch(["rest", "fetch"])
+    await runtime.wait_for_worker(batch[1], timeout=10)
+    reports = await runtime.wait_for_worker_reports(batch, timeout=0)
+    assert [report.status for report in reports] == [TIMEOUT, SUCCESS]
+    assert statuses_of(await joined(runtime, batch.id)) == [TIMEOUT, SUCCESS]
 
 
 async def test_a_deadline_stops_stragglers_and_joins(runtime: ColonyRuntime) -> None:
