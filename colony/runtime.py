@@ -39,7 +39,14 @@ from colony.models import (
     WorkerState,
 )
 from colony.operations import unknown_batch, unknown_worker
-from colony.spawning import Batch, Moment, SpawnOptions, new_batch, on_complete_json
+from colony.spawning import (
+    Batch,
+    Moment,
+    SpawnOptions,
+    check_answer,
+    new_batch,
+    on_complete_json,
+)
 from colony.store.records import is_batch_id, new_batch_id, new_worker_id
 from colony.store.workers import NewBatch
 from colony.tasks import Limits, check_task, check_tasks
@@ -98,7 +105,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
 
         When this returns, the workers are kept: a node that dies, or a lost message, delays them.
         The same `idempotency_key` within `idempotency_ttl` returns the first answer and accepts
-        nothing. `deadline` ends a worker that has not ended by then with status timeout; after
+        nothing; one of `spawn_batch` is refused. `deadline` ends a worker that has not ended by then with status timeout; after
         `soft_deadline` the model is told, in its next turn, to come to an end;
         `not_before` lets it wait without a slot. Where caps
         apply (`max_concurrent_workers`, an agent's `max_concurrent`, `max_concurrent_per_key` of one
@@ -110,6 +117,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         entrance = await self._entrance()
         specs = check_task(task, data, agent, count, entrance.limits)
         if first := await entrance.first_answer(idempotency_key):
+            check_answer(idempotency_key, first, batch=False)
             return first
         admitted = await entrance.admit(
             specs[0], count, caller=caller, idempotency_key=idempotency_key
@@ -154,12 +162,13 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         (``any``), or `first_n` of them (``first_n``); those not needed are stopped. At the `deadline`
         stragglers end with status timeout, and the batch is joined. `on_complete` names a Celery task
         of your own that is then sent, or a URL that is called. Raises `InvalidTask` that
-        names the index, or a `SpawnRefused`.
+        names the index, also for an `idempotency_key` of `spawn`, or a `SpawnRefused`.
         """
         entrance = await self._entrance()
         specs = check_tasks(tasks, entrance.limits)
         batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
         if first := await entrance.first_answer(idempotency_key):
+            check_answer(idempotency_key, first, batch=True)
             return _as_batch(first)
         specs = await entrance.admit_batch(specs, caller=caller, idempotency_key=idempotency_key)
         options = SpawnOptions(
@@ -387,8 +396,9 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
 
 
 def _as_batch(first: Sequence[str]) -> Batch:
-    """The first answer to an idempotency key; without an id where the key was that of single workers."""
-    return first if isinstance(first, Batch) else Batch("", first)
+    """The first answer to the idempotency key of a batch."""
+    assert isinstance(first, Batch)  # `check_answer` has refused every other
+    return first
 
 
 async def _ended(waiting: Waiting, worker_id: str, timeout: float) -> Ended | bool:

@@ -76,7 +76,7 @@ class Spawner:
         parent: Parent | None = None,
     ) -> list[str]:
         """Accept one worker per spec, all or none, and ring. Returns the ids that count: those of the
-        first answer to the same idempotency key."""
+        first answer to the same idempotency key. Raises `InvalidTask` where that is of another kind."""
         accepted, rings = await self.accept(ids, specs, config, options, batch=batch, parent=parent)
         if rings:
             await self.bell.ring(rings, chord_of=batch.batch_id if batch else "")
@@ -110,6 +110,8 @@ class Spawner:
             )
             if tracing.is_on():
                 span.set(self._about(accepted, specs, batch, fire))
+        if verdict is Accepted.KNOWN:
+            check_answer(options.idempotency_key, accepted, batch=batch is not None)
         if verdict is not Accepted.NOW:
             return accepted, []
         where = batch.batch_id if batch else ""
@@ -172,6 +174,21 @@ def new_batch(
         raise InvalidTask(f"first_n: expected 1 to {size} (the size of the batch), got {first_n}")
     need = {Policy.ALL: size + 1, Policy.ANY: 1}.get(kind, first_n or 0)
     return NewBatch(batch_id, kind, need, on_complete_json(on_complete))
+
+
+def check_answer(key: str | None, first: Sequence[str], *, batch: bool) -> None:
+    """Raises `InvalidTask` where the first answer to a key is a batch and none was asked for, or the
+    other way round: it would be taken for what it is not."""
+    if isinstance(first, Batch) and not batch:
+        raise InvalidTask(
+            f"idempotency_key {key!r} was used by spawn_batch, for batch {first.id}: expected a key of "
+            "its own for workers that are no batch; use another"
+        )
+    if batch and not isinstance(first, Batch):
+        raise InvalidTask(
+            f"idempotency_key {key!r} was used by spawn, for worker {first[0]}: expected a key of its "
+            "own for a batch; use another"
+        )
 
 
 def on_complete_json(on_complete: OnComplete | str | None) -> str:

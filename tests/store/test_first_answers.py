@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
+import pytest
+
 from colony import ColonyRuntime
 from colony.definition import ColonyConfig
+from colony.errors import InvalidTask
+from colony.pipeline import RateLimit
+from colony.pipeline.registry import dump
 from colony.store import Accepted
 from colony.store.workers import STAGE, Batch
 from tests.store.batch_kit import batch_of, end_all
@@ -31,8 +36,26 @@ async def test_a_batch_is_the_first_one_after_its_records_were_retired(
             assert (again, again.id) == (first, first.id)
         assert await runtime.get_batch(first.id) is None
         assert await store.known("k") == first
-        single = await runtime.spawn("a", idempotency_key="single")
-        assert (await runtime.spawn_batch(["a"], idempotency_key="single")) == single
+
+
+@pytest.mark.parametrize("stages", [(), (RateLimit(),)])
+async def test_a_key_of_the_other_kind_is_refused(
+    open_colony: OpenColony, stages: tuple[RateLimit, ...]
+) -> None:
+    """A batch is not answered with workers that are none, nor a spawn with a batch: the error names the
+    key and what has it, with a pipeline and without, and nothing is accepted."""
+    store = await open_colony(**FACE, default_agent="agent", pipeline=dump(stages))
+    async with ColonyRuntime(store.colony_id, redis_url=store.link.url) as runtime:
+        [single] = await runtime.spawn("a", idempotency_key="single")
+        batch = await runtime.spawn_batch(["a", "b"], idempotency_key="batch")
+        with pytest.raises(InvalidTask, match=f"'single' was used by spawn, for worker {single}"):
+            await runtime.spawn_batch(["a"], idempotency_key="single")
+        with pytest.raises(
+            InvalidTask, match=f"'batch' was used by spawn_batch, for batch {batch.id}"
+        ):
+            await runtime.spawn("a", idempotency_key="batch")
+        assert (await runtime.get_stats()).totals["accepted"] == 3
+        assert await runtime.spawn("a", idempotency_key="single") == [single]
 
 
 async def test_the_first_answer_of_a_large_batch_names_it(open_colony: OpenColony) -> None:
