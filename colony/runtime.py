@@ -105,23 +105,15 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
 
         When this returns, the workers are kept: a node that dies, or a lost message, delays them.
         The same `idempotency_key` within `idempotency_ttl` returns the first answer and accepts
-        nothing; one of `spawn_batch` is refused. `deadline` ends a worker that has not ended by then with status timeout; after
-        `soft_deadline` the model is told, in its next turn, to come to an end;
-        `not_before` lets it wait without a slot. Where caps
+        nothing; one of `spawn_batch` is refused. `deadline` ends a worker that has not ended by then with
+        status timeout; after `soft_deadline` the model is told, in its next turn, to come to an end;
+        `not_before` lets it wait without a slot; none is more than ten years off. Where caps
         apply (`max_concurrent_workers`, an agent's `max_concurrent`, `max_concurrent_per_key` of one
-        `concurrency_key`), those over them line up first-in first-out; a point of `priority` is worth
-        a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive.
+        `concurrency_key`), those over them line up first-in first-out; a point of `priority` (-10,000 to
+        10,000) is worth a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive.
         `on_complete`: whom to tell when each of them has ended (a task of your own, or a URL). Raises
         `InvalidTask`, `PipelineRejected` or a `SpawnRefused`. `caller` is whom the pipeline is told of.
         """
-        entrance = await self._entrance()
-        specs = check_task(task, data, agent, count, entrance.limits)
-        if first := await entrance.first_answer(idempotency_key):
-            check_answer(idempotency_key, first, batch=False)
-            return first
-        admitted = await entrance.admit(
-            specs[0], count, caller=caller, idempotency_key=idempotency_key
-        )
         options = SpawnOptions(
             correlation_id,
             deadline,
@@ -133,6 +125,14 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             soft_deadline,
             concurrency_key,
             on_complete=on_complete_json(on_complete),
+        )
+        entrance = await self._entrance()
+        specs = check_task(task, data, agent, count, entrance.limits)
+        if first := await entrance.first_answer(idempotency_key):
+            check_answer(idempotency_key, first, batch=False)
+            return first
+        admitted = await entrance.admit(
+            specs[0], count, caller=caller, idempotency_key=idempotency_key
         )
         ids = [new_worker_id() for _ in specs]
         return await self._spawner().spawn(ids, [admitted] * count, entrance.config, options)
@@ -164,13 +164,6 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         of your own that is then sent, or a URL that is called. Raises `InvalidTask` that
         names the index, also for an `idempotency_key` of `spawn`, or a `SpawnRefused`.
         """
-        entrance = await self._entrance()
-        specs = check_tasks(tasks, entrance.limits)
-        batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
-        if first := await entrance.first_answer(idempotency_key):
-            check_answer(idempotency_key, first, batch=True)
-            return _as_batch(first)
-        specs = await entrance.admit_batch(specs, caller=caller, idempotency_key=idempotency_key)
         options = SpawnOptions(
             correlation_id,
             deadline,
@@ -182,6 +175,13 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             soft_deadline,
             concurrency_key,
         )
+        entrance = await self._entrance()
+        specs = check_tasks(tasks, entrance.limits)
+        batch = new_batch(new_batch_id(), len(specs), policy, first_n, on_complete)
+        if first := await entrance.first_answer(idempotency_key):
+            check_answer(idempotency_key, first, batch=True)
+            return _as_batch(first)
+        specs = await entrance.admit_batch(specs, caller=caller, idempotency_key=idempotency_key)
         return await self._spawn_batch(specs, batch, entrance.config, options)
 
     async def retry_batch(self, batch_id: str, *, idempotency_key: str | None = None) -> Batch:

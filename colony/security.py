@@ -64,6 +64,8 @@ from                        at most                                             
 files of commands, stdin    64 MiB (`colony.sizes`)                               refused
 tasks of a spawn            10,000 in a call; `max_task_bytes`, `max_data_bytes`  refused, nothing accepted
 ids, keys and labels        1,000 characters; intake 255, HTTP 256                refused
+deadlines, time-outs        ten years; as points in time, 1970 to 9000            refused; the model is told
+priorities                  -10,000 to 10,000                                     refused
 reason of a stop            1,000 characters                                      refused
 HTTP requests               COLONY_GATEWAY_MAX_BODY_BYTES, …_MAX_URL_BYTES,       413, 414, 431, 408, 429,
                             …_MAX_HEADER_BYTES, _BODY_TIMEOUT, _RATE, _MAX_…      503

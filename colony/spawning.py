@@ -16,7 +16,7 @@ from colony.bell import Bell
 from colony.definition import ColonyConfig
 from colony.errors import InvalidTask
 from colony.models import OnComplete, TaskSpec
-from colony.sizes import check_label
+from colony.sizes import check_duration, check_label, check_moment, check_priority, is_whole
 from colony.store import Accepted, Ring, Store
 from colony.store.records import new_record
 from colony.store.triggers import Fire
@@ -49,7 +49,11 @@ class SpawnOptions:
     cause: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Raises `InvalidTask` for a label that is too long."""
+        """Raises `InvalidTask` for the first that nobody can mean, or that could not be read again."""
+        check_moment("deadline", self.deadline)
+        check_moment("not_before", self.not_before)
+        check_duration("soft_deadline", self.soft_deadline)
+        check_priority(self.priority)
         check_label("correlation_id", self.correlation_id)
         check_label("idempotency_key", self.idempotency_key)
         check_label("stream_id", self.stream_id)
@@ -170,8 +174,8 @@ def new_batch(
         raise InvalidTask(f"policy: expected one of {known}, got {policy!r}") from error
     if (kind is Policy.FIRST_N) != (first_n is not None):
         raise InvalidTask("first_n goes with policy='first_n', and that policy needs it")
-    if first_n is not None and not 1 <= first_n <= size:
-        raise InvalidTask(f"first_n: expected 1 to {size} (the size of the batch), got {first_n}")
+    if first_n is not None and (not is_whole(first_n) or not 1 <= first_n <= size):
+        raise InvalidTask(f"first_n: expected 1 to {size} (the size of the batch), got {first_n!r}")
     need = {Policy.ALL: size + 1, Policy.ANY: 1}.get(kind, first_n or 0)
     return NewBatch(batch_id, kind, need, on_complete_json(on_complete))
 

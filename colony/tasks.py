@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from colony.definition import ColonyConfig
 from colony.errors import InvalidTask
 from colony.models import TaskSpec
+from colony.sizes import utf8
 
 MAX_WORKERS = 10_000
 """Most workers of one call."""
@@ -68,7 +69,7 @@ def _check(task: str | Mapping[str, Any] | TaskSpec, where: str, limits: Limits)
     dot = f"{where}." if where else ""
     if not spec.task.strip():
         raise InvalidTask(f"{dot}task is blank: say what the worker shall do")
-    size = len(spec.task.encode())
+    size = len(utf8(f"{dot}task", spec.task))
     if size > limits.max_task_bytes:
         raise InvalidTask(
             f"{dot}task has {size} bytes, at most {limits.max_task_bytes} are accepted (max_task_bytes): "
@@ -88,6 +89,8 @@ def _check(task: str | Mapping[str, Any] | TaskSpec, where: str, limits: Limits)
         raise InvalidTask(
             f"{dot}data is nested too deeply, or has a number too long, to be read again"
         )
+    if spec.agent is not None:
+        utf8(f"{dot}agent", spec.agent)
     if spec.agent is not None and limits.agents and spec.agent not in limits.agents:
         raise InvalidTask(
             f"{dot}agent {spec.agent!r} is unknown; this colony has: {', '.join(sorted(limits.agents))}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,11 +18,10 @@ from pydantic import (
 
 from colony.listing import WorkerSummary
 from colony.models import BatchRecord, OnComplete, ReportStatus
+from colony.sizes import EARLIEST, LATEST, MAX_PRIORITY, MAX_SECONDS
 from colony.tasks import MAX_WORKERS
 from colony.triggers import TriggerSpec
 
-TEN_YEARS = 10 * 365 * 86_400
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 NAMES = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 
 
@@ -33,12 +32,12 @@ def _is_text(value: object) -> object:
 
 
 def _is_sane(moment: datetime) -> datetime:
-    if not datetime(1970, 1, 1, tzinfo=UTC) <= moment < LATEST:
-        raise ValueError("expected a time between the years 1970 and 9000")
+    if not EARLIEST <= moment < LATEST:
+        raise ValueError(f"expected a time between the years {EARLIEST.year} and {LATEST.year}")
     return moment
 
 
-Seconds = Annotated[float, Field(gt=0, le=TEN_YEARS, strict=True)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, strict=True)]
 Time = Annotated[AwareDatetime, BeforeValidator(_is_text), AfterValidator(_is_sane)]
 When = Seconds | Time
 """Seconds from now, or a point in time."""
@@ -96,7 +95,7 @@ class SpawnOptions(Request):
     )
     not_before: When | None = Field(None, description="Not to be started before this.")
     priority: Whole = Field(
-        0, ge=-10_000, le=10_000, description="A point is worth a minute of waiting."
+        0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="A point is worth a minute of waiting."
     )
     concurrency_key: Label | None = Field(
         None, description="Of those with one key at most max_concurrent_per_key run at once."

@@ -24,6 +24,7 @@ from pydantic import (
 from colony.errors import InvalidTrigger, UnreadableTrigger
 from colony.models import Secrets
 from colony.settings import Duration
+from colony.sizes import MAX_DURATION, MAX_PRIORITY
 from colony.triggers.schedule import Schedule
 from colony.triggers.template import check_template
 
@@ -181,12 +182,12 @@ class TriggerSpec(BaseModel):
     task: str = Field(min_length=1, max_length=65_536)
     agent: str | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict)
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     max_concurrent: int | None = Field(None, ge=1)
     concurrency_policy: Literal["skip", "queue", "replace"] = "skip"
     max_resurrections: int | None = Field(None, ge=0, le=100)
-    deadline: Duration | None = Field(None, gt=timedelta(0))
-    soft_deadline: Duration | None = Field(None, gt=timedelta(0))
+    deadline: Duration | None = Field(None, gt=timedelta(0), le=MAX_DURATION)
+    soft_deadline: Duration | None = Field(None, gt=timedelta(0), le=MAX_DURATION)
 
     @model_validator(mode="before")
     @classmethod

@@ -464,7 +464,7 @@ UNREADABLE: dict[str, tuple[bytes | str, str, str | None]] = {
     "body an object": (raw({}, task_id="u9", body="{}"), "body: expected [list", "u9"),
     "body a list": (raw({}, task_id="u10", body='[["fetch"]]'), "body: expected [list", "u10"),
     "args an object": (raw({}, task_id="u11", body="[{}, {}, {}]"), "body: expected", "u11"),
-    "lone surrogate": (raw({"task": "a\ud800"}, task_id="u16"), "not Unicode", "u16"),
+    "lone surrogate": (raw({"task": "a\ud800"}, task_id="u16"), "task: expected Unicode", "u16"),
     "id not Unicode": (raw({}, task_id="\ud800"), "headers.id", None),
     "a link that is none": (
         raw({}, task_id="u12", body='[["fetch"], {}, {"callbacks": [5]}]'),

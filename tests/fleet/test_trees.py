@@ -115,6 +115,7 @@ async def test_reports_of_children_come_in_the_order_of_the_tasks(runtime: Colon
         ({"tasks": [{"task": "fetch"}] * 65}, "65 tasks in one call, at most 64"),
         ({"tasks": [{"task": "fetch"}, {"task": "fetch", "agent": "queen"}]}, "tasks[1].agent"),
         ({"tasks": [{"task": "fetch"}], "timeout_seconds": 0}, "timeout_seconds must be positive"),
+        ({"tasks": [{"task": "fetch"}], "timeout_seconds": 3e11}, "at most 315360000 (ten years)"),
     ],
 )
 async def test_a_bad_call_is_told_to_the_model_and_spawns_nothing(

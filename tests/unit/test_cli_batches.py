@@ -85,6 +85,7 @@ def test_a_file_is_read_whole_or_refused(lines: list[str]) -> None:
         ('{"task": "a"}\n{"tsk": "b"}', 2, "'tsk'"),
         ('{"task": "a"}\n\n{"data": {}}', 3, "task"),
         ('{"task": "a"}\n{"task": " "}', 2, "blank"),
+        ('{"task": "a"}\n{"task": "\\ud800"}', 2, "task: expected Unicode text"),
         ('{"task": "a"}\n{"task": "b", "data": [1]}', 2, "data"),
         ('\n{"task": "a"}\n{"task": "b", "agent": "nobody"}', 3, "'nobody'"),
         (f"a\n{'x' * 2_000_000}", 2, "max_task_bytes"),
@@ -194,6 +195,35 @@ def test_the_same_key_gives_the_same_batch(url: str) -> None:
     first = batch(url, "a\nb", "--idempotency-key", "k")
     before = pending(url)
     assert batch(url, "a\nb", "--idempotency-key", "k") == first
+    assert pending(url) == before
+
+
+def test_a_key_of_single_workers_is_no_batch(url: str) -> None:
+    """It is an error that says so; no empty id is printed."""
+    answer(url, "spawn", "a", "--queue", "--idempotency-key", "one")
+    arguments = ("batch", "-", "--queue", "--idempotency-key", "one", "--redis-url", url)
+    code, out, err = call(*arguments, stdin="a\nb")
+    assert (code, out) == (1, "")
+    assert "'one' was used by spawn" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--deadline", "9000000d", "deadline: expected at most 3650 days"),
+        ("--deadline", "9999-01-01T00:00:00Z", "deadline: expected a time between"),
+        ("--soft-deadline", "9000000d", "soft_deadline: expected at most 3650 days"),
+        ("--not-before", "4000d", "not_before: expected at most 3650 days"),
+        ("--priority", "99999999999", "priority: expected a whole number"),
+    ],
+)
+def test_an_option_that_nobody_can_mean(url: str, option: str, value: str, named: str) -> None:
+    """It is said in one line, and nothing is spawned."""
+    before = pending(url)
+    code, out, err = call("batch", "-", "--queue", option, value, "--redis-url", url, stdin="a")
+    assert (code, out) == (1, "")
+    assert named in err
+    assert len(err.strip().splitlines()) == 1
     assert pending(url) == before
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from colony.models import Report, TaskSpec, WorkerRecord
+from colony.sizes import MAX_SECONDS
 from colony.tools import ParkForChildren, Tool, ToolContext, make_tool
 
 RUN_PARALLEL_WORKERS = "run_parallel_workers"
@@ -120,6 +121,9 @@ def problem_of(tasks: Sequence[ParallelTask], timeout_seconds: float | None) -> 
     for index, task in enumerate(tasks):
         if not task.task.strip():
             return f"tasks[{index}].task is blank"
-    if timeout_seconds is not None and timeout_seconds <= 0:
-        return f"timeout_seconds must be positive, got {timeout_seconds:g}"
+    if timeout_seconds is not None and not 0 < timeout_seconds <= MAX_SECONDS:
+        return (
+            f"timeout_seconds must be positive and at most {MAX_SECONDS} (ten years), "
+            f"got {timeout_seconds:g}"
+        )
     return None

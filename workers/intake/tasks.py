@@ -39,15 +39,14 @@ from colony.doorbell import SPAWN, SPAWN_BATCH, TRIGGER
 from colony.errors import ColonyError, InvalidTask
 from colony.models import OnComplete
 from colony.runtime import ColonyRuntime
+from colony.sizes import MAX_PRIORITY, MAX_SECONDS
 from colony.spawning import Moment
 from colony.store.records import ids_from, new_batch_id, new_worker_id
 from colony.tasks import MAX_WORKERS
 from workers.coroutine_task import CoroutineTask
 from workers.intake.message import Call
 
-YEARS = 10 * 365 * 86400
-
-Seconds = Annotated[float, Field(gt=0, le=YEARS, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 Result = dict[str, Any]
 
@@ -100,7 +99,7 @@ class Options(BaseModel):
     deadline_seconds: Seconds | None = None
     soft_deadline_seconds: Seconds | None = None
     not_before_seconds: Seconds | None = None
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     idempotency_key: Text | None = None
     stream_id: Text | None = None
     concurrency_key: Text | None = None

@@ -189,6 +189,7 @@ async def test_a_unit_that_was_not_kept_is_told_as_such(agent: Harness) -> None:
         ({"tasks": [{"task": "y"}, {"task": " "}]}, "tasks[1].task is blank"),
         ({"tasks": [{"task": "y"}] * 65}, "65 tasks in one call, at most 64"),
         ({"goal": "x", "timeout_seconds": 0}, "timeout_seconds must be positive"),
+        ({"goal": "x", "timeout_seconds": 3e11}, "at most 315360000 (ten years), got 3e+11"),
     ],
 )
 async def test_a_bad_dispatch_is_told_and_nothing_is_handed_out(
