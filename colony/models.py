@@ -244,8 +244,13 @@ class Delivery(Model):
     data: str = Field("", repr=False)
 
 
+NOT_NEEDED = "not_needed"
+"""The error in the report of a member without which its batch was joined."""
+
+
 class BatchMember(Model):
-    """One worker of a batch, and how it had ended when the batch was joined."""
+    """One worker of a batch, and how it ended. The join settles that: one that had not ended by then ends
+    with the report that it had filed, or as stopped (error ``not_needed``)."""
 
     worker_id: str
     status: ReportStatus
@@ -260,6 +265,8 @@ class BatchResult(Model):
     batch_id: str
     size: int
     policy: str
+    need: int | None = None
+    """How many good reports the policy asks for. None: written by an older Colony."""
     counts: dict[ReportStatus, int] = Field(default_factory=dict)
     joined_at: datetime
     correlation_id: str | None = None
@@ -267,8 +274,9 @@ class BatchResult(Model):
 
     @property
     def ok(self) -> bool:
-        """True when every member's report is success or partial."""
-        return all(status.state is WorkerState.COMPLETED for status in self.counts)
+        """True when as many reports are success or partial as the policy asks for: under ``all``, all."""
+        good = sum(n for status, n in self.counts.items() if status.state is WorkerState.COMPLETED)
+        return good >= (self.need or (1 if self.policy == "any" else self.size))
 
 
 class BatchRecord(Model):
@@ -329,7 +337,8 @@ class WorkerRecord(Model):
     waits_for: str | None = None
     stopping: str | None = None
     overruled: str | None = None
-    """How it would have ended without the report that it had filed: stopped, timeout, failed."""
+    """How it would have ended without the report that it had filed (stopped, timeout, failed), or had its
+    batch not been joined without it."""
     node: str | None = None
     epoch: int = 0
     resurrections: int = 0

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from colony.cli.durations import duration_option, short_duration
 from colony.cli.output import emit_json, facts, note, plain, reports_table, say, stderr, stdout
 from colony.errors import ColonyError, UnknownBatch
-from colony.models import BatchRecord, EventType, Report, ReportStatus, WorkerState
+from colony.models import BatchRecord, EventType, Report, ReportStatus
 from colony.runtime import ColonyRuntime
 
 ENDINGS = (
@@ -69,12 +69,8 @@ def is_batch(some_id: str) -> bool:
 
 
 def is_met(batch: BatchRecord) -> bool:
-    """Joined, with as many good reports as the policy asks for: under `all`, all of them."""
-    if batch.result is None:
-        return False
-    counts = batch.result.counts
-    good = sum(n for status, n in counts.items() if status.state is WorkerState.COMPLETED)
-    return good >= min(batch.need, batch.size)
+    """Joined, with as many good reports as the policy asks for (`BatchResult.ok`)."""
+    return batch.result is not None and batch.result.ok
 
 
 async def existing_batch(runtime: ColonyRuntime, batch_id: str) -> BatchRecord:

@@ -189,7 +189,9 @@ def to_batch(
     if "result" in raw:
         statuses = dict(from_json(raw["statuses"]))
         order = [{"worker_id": w, "status": statuses[w]} for w in members]
-        result = BatchResult.model_validate({**from_json(raw["result"]), "members": order})
+        need = min(int(raw["need"]), len(members))
+        told = {"need": need, **from_json(raw["result"]), "members": order}
+        result = BatchResult.model_validate(told)
     return BatchRecord(
         batch_id=batch_id,
         state=raw["state"],

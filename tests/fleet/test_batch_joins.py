@@ -79,6 +79,21 @@ async def test_first_n_stops_those_not_needed(runtime: ColonyRuntime) -> None:
     assert [r.status for r in reports] == [SUCCESS, STOPPED, STOPPED, SUCCESS]
 
 
+async def test_who_is_not_needed_ends_as_the_result_says(
+    runtime: ColonyRuntime, folder: Path
+) -> None:
+    """One that would report success while it is being stopped: result and reports say the same, stopped
+    unless it had filed before, and the policy is met: ok."""
+    batch = await runtime.spawn_batch(["hold met", *["hold any"] * 4], policy="any")
+    await until_states(runtime, batch, WorkerState.RUNNING)
+    (folder / "met").touch()
+    result = await joined(runtime, batch.id)
+    (folder / "any").touch()
+    reports = await runtime.wait_for_worker_reports(batch, timeout=10, stop_on_timeout=False)
+    assert [report.status for report in reports] == statuses_of(result)
+    assert (result.ok, statuses_of(result)[0]) == (True, SUCCESS)
+
+
 async def test_on_complete_sends_the_producers_own_task(
     running: Fleet, runtime: ColonyRuntime
 ) -> None:

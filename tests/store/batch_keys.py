@@ -26,7 +26,7 @@ def check_batches(records: Records, whole: Mapping[str, Any]) -> None:
         if batch["state"] == "OPEN":
             _check_open(batch_id, batch, records, whole)
         else:
-            _check_joined(batch_id, batch, members, whole)
+            _check_joined(batch_id, batch, members, records, whole)
     for name in ("members", "arrived"):
         assert set(_of(whole, name)) <= set(batches), f"{name} of a batch that is gone"
     assert set(_of(whole, "children")) <= set(records), "children of a worker that is gone"
@@ -92,10 +92,18 @@ def _check_open(
 
 
 def _check_joined(
-    batch_id: str, batch: Mapping[str, str], members: list[str], whole: Mapping[str, Any]
+    batch_id: str,
+    batch: Mapping[str, str],
+    members: list[str],
+    records: Records,
+    whole: Mapping[str, Any],
 ) -> None:
     statuses = json.loads(batch["statuses"])
     assert [worker_id for worker_id, _ in statuses] == members
+    for worker_id, status in statuses:
+        record = records.get(worker_id, {})
+        said = record.get("status", record.get("filed_status", status))
+        assert said == status, f"{batch_id} was joined with {worker_id} {status}, and it is {said}"
     counts = json.loads(batch["result"])["counts"]
     assert sum(counts.values()) == len(members)
     assert batch_id not in whole.get("joins", ())

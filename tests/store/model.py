@@ -51,6 +51,11 @@ class Worker:
     left: list[str] = field(default_factory=list)
 
     @property
+    def unneeded(self) -> bool:
+        """Its batch was joined without it."""
+        return self.filed == "stopped"
+
+    @property
     def ended(self) -> bool:
         return self.state in TERMINAL
 
@@ -253,7 +258,7 @@ class Transitions:
                 return ""
             return self._stale()
         worker.settled_by = token
-        return self._finish(worker, status)
+        return self._finish(worker, "stopped" if worker.unneeded else status)
 
     def park(self, worker_id: str, token: str, waits: str) -> str:
         known = self.workers.get(worker_id)

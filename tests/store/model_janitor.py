@@ -59,9 +59,14 @@ class Model(Transitions):
             status = "timeout" if kind == "batch" else "stopped"
             verdict, anew = self._stop(worker_id, status, at_once=False)
             cap -= anew
-            if verdict == "ended" and kind == "tree":
+            left = kind == "tree" or (kind == "rest" and self._is_unneeded(worker_id))
+            if verdict == "ended" and left:
                 self._go_down(self.workers[worker_id])
         self.due.remove(item)
+
+    def _is_unneeded(self, worker_id: str) -> bool:
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.unneeded
 
     def join(self, batch_id: str) -> tuple[str, list[str]]:
         batch = self.batches.get(batch_id)
@@ -75,8 +80,11 @@ class Model(Transitions):
         self.totals["joined"] += 1
         self.joins.discard(batch_id)
         self.due.discard(f"batch:{batch_id}")
-        if len(batch.arrived) < len(batch.members):
+        missing = [w for w in batch.members if w not in batch.arrived]
+        if missing:
             self.due.add(f"rest:{batch_id}")
+        for worker in map(self.workers.__getitem__, missing):
+            worker.filed, worker.filed_provisionally = worker.filed or "stopped", False
         if batch.on_complete:
             self.outbox.add(f"batch:{batch_id}")
         rings = []

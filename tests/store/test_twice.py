@@ -24,6 +24,7 @@ from tests.store.kit import (
     NOW,
     SOON,
     VERSION,
+    claim,
     die,
     dump,
     join,
@@ -170,6 +171,36 @@ async def join_open(store: Store) -> Request:
     batch = NewBatch("b1", Policy.ALL, 3)
     await store.accept(new_workers(2), ring_again_after=SOON, batch=batch)
     return lambda: store.join("b1", ring_again_after=SOON)
+
+
+async def _joined_without_one(store: Store) -> str:
+    """A batch whose policy was met; the member that runs and was not needed."""
+    [good, other], batch = new_workers(2), NewBatch("b1", Policy.ANY, 1)
+    await store.accept([good, other], ring_again_after=SOON, batch=batch)
+    for worker_id in (good[0], other[0]):
+        await claim(store, worker_id)
+    await store.settle(good[0], "t1", success())
+    return other[0]
+
+
+@scene(HOUSEKEEPING)
+async def join_without_one(store: Store) -> Request:
+    await _joined_without_one(store)
+    return lambda: store.run("join", "b1", 1000)
+
+
+@scene(TRANSITIONS)
+async def settle_of_one_that_was_not_needed(store: Store) -> Request:
+    worker_id = await _joined_without_one(store)
+    await store.join("b1", ring_again_after=SOON)
+    return lambda: store.settle(worker_id, "t1", success())
+
+
+@scene(TRANSITIONS)
+async def checkpoint_of_one_that_was_not_needed(store: Store) -> Request:
+    worker_id = await _joined_without_one(store)
+    await store.join("b1", ring_again_after=SOON)
+    return lambda: store.checkpoint(worker_id, "t1", step("a", filed=success()), after=0)
 
 
 @scene(TRANSITIONS)

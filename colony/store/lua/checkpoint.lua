@@ -36,6 +36,10 @@ if length == before and not again then
       redis.call('HDEL', K.worker(wid), 'filed_provisional')
     end
   end
+  local is_late = ARGV[7] ~= '' and rec.filed_status == 'stopped'   -- its batch was joined without it
+  if is_late and redis.call('HSETNX', K.worker(wid), 'overruled', ARGV[7]) == 1 then
+    emit('late_result', wid, '{"status":' .. quote(ARGV[7]) .. '}')
+  end
   for i = 13 + parts, #ARGV, 2 do emit(ARGV[i], wid, ARGV[i + 1]) end
 elseif length ~= before + parts then
   count('stale_refused')

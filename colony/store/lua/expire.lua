@@ -2,7 +2,7 @@
 --   deadline:<worker>  its time is over            kill:<worker>  it was told to stop and did not
 --   batch:<batch>      its time is over: stragglers end with status timeout
 --   rest:<batch>       its policy was met without these: they are stopped
---   tree:<worker>      it was stopped: so are its children
+--   tree:<worker>      it was stopped, or was when it had ended: so are its children
 --   ring:<worker>      it was admitted by a script that could not ring for it, or a node of another version was rung
 --   part:<worker>      it ended without a slice: rung, so that a slice returns its part of the chord and shows its end
 -- (wake:<worker> is done by wake.lua.) At most `cap` workers at a time; what is left stays due.
@@ -14,13 +14,15 @@ local score = redis.call('ZSCORE', K.due, item)
 local rings = {}
 if not score or tonumber(score) > now then return rings end
 
+local function was_unneeded(wid) return redis.call('HGET', K.worker(wid), 'filed_status') == 'stopped' end
 local function stop_each(ids, status, reason)
   local left = cap
   for _, wid in ipairs(ids) do
     if left == 0 then return false end
     local verdict, anew = stop_one(wid, status, reason, grace)
     if anew then left = left - 1 end
-    if verdict == 'ended' and kind == 'tree' then go_down(wid) end   -- children of its own may outlive it
+    -- children of its own may outlive one that has ended: before its parent, or since its batch was joined without it
+    if verdict == 'ended' and (kind == 'tree' or (kind == 'rest' and was_unneeded(wid))) then go_down(wid) end
   end
   return true
 end

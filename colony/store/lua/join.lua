@@ -1,5 +1,7 @@
 -- Join a batch: once, and only when all its members are in or its policy is met. Any number may try.
--- The consolidated result is ids, statuses and counts, in input order; reports are read in pages.
+-- The consolidated result is ids, statuses and counts, in input order; reports are read in pages. It is settled here how
+-- each member ends, also of those that have not: one that has filed a report ends with that one, any other as stopped,
+-- whatever it comes to meanwhile (see settle.lua).
 -- ARGV: batch, ring_again_ms
 -- Returns: {'joined', {rings of the parent that it wakes, of queued siblings that it makes place for}} the first
 --          time, {'done'} after that, {'open', in, size} while members are missing, {'unknown'}
@@ -10,14 +12,26 @@ if b[1] ~= 'OPEN' then redis.call('ZREM', K.joins, batch) return {'done'} end
 local size, inside = tonumber(b[2]), redis.call('SCARD', K.arrived(batch))
 if inside < size and tonumber(b[4] or '0') < tonumber(b[3]) then return {'open', inside, size} end
 
+-- The policy is met without it: its report is filed now, and it is stopped soon.
+local function settle_unneeded(wid, filed)
+  if filed then
+    redis.call('HDEL', K.worker(wid), 'filed_provisional')
+    return filed
+  end
+  redis.call('HSET', K.worker(wid), 'filed_status', 'stopped', 'filed_data', '{}', 'filed_error', 'not_needed',
+    'filed_summary', 'Worker was not needed: the policy of its batch was met.')
+  return 'stopped'
+end
 local counts, members, rest = {}, {}, false
 for i, wid in ipairs(redis.call('LRANGE', K.members(batch), 0, -1)) do
-  local status = redis.call('HGET', K.worker(wid), 'status')
-  if not status then status, rest = 'stopped', true end   -- the policy is met without it: it is stopped now
+  local known = redis.call('HMGET', K.worker(wid), 'status', 'filed_status')
+  local status = known[1]
+  if not status then status, rest = settle_unneeded(wid, known[2]), true end
   counts[status] = (counts[status] or 0) + 1
   members[i] = '["' .. wid .. '","' .. status .. '"]'
 end
 local result = '{"batch_id":' .. quote(batch) .. ',"size":' .. int(size) .. ',"policy":' .. quote(b[7])
+  .. ',"need":' .. int(math.min(size, tonumber(b[3])))
   .. ',"counts":' .. cjson.encode(counts) .. ',"joined_at":' .. int(now)
   .. ',"correlation_id":' .. text_or_null(b[8]) .. '}'
 redis.call('HSET', K.batch(batch), 'state', 'JOINED', 'joined', int(now), 'result', result,

@@ -1,4 +1,5 @@
--- End a worker that its owner ran to the end. First wins; a late result is kept as an event.
+-- End a worker that its owner ran to the end. First wins; a late result is kept as an event. So is that of a member
+-- without which its batch was joined: the join has settled that it was stopped.
 -- ARGV: worker id, token, status, summary, data (JSON), error or ''
 -- Returns: {'settled', a batch that is to be joined or '', rings of those it made place for}
 --          (also for the same request again) or {'stale'}
@@ -13,5 +14,12 @@ if not owns(rec, token) then
   return {'stale'}
 end
 redis.call('HSET', K.worker(wid), 'settled_by', token)
-finish(wid, rec, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+local status = ARGV[3]
+if rec.filed_status == 'stopped' then
+  if redis.call('HSETNX', K.worker(wid), 'overruled', status) == 1 then
+    emit('late_result', wid, '{"status":' .. quote(status) .. '}')
+  end
+  status = 'stopped'
+end
+finish(wid, rec, status, ARGV[4], ARGV[5], ARGV[6])
 return {'settled', joinable, admitted}
