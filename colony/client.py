@@ -104,6 +104,7 @@ class ColonyClient:
     wait_for_worker = _blocking(ColonyRuntime.wait_for_worker)
     wait_for_worker_reports = _blocking(ColonyRuntime.wait_for_worker_reports)
     stop_worker = _blocking(ColonyRuntime.stop_worker)
+    stop_tree = _blocking(ColonyRuntime.stop_tree)
     stop_batch = _blocking(ColonyRuntime.stop_batch)
     stop_all_workers = _blocking(ColonyRuntime.stop_all_workers)
     get_worker = _blocking(ColonyRuntime.get_worker)

@@ -7,10 +7,13 @@ producers do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import compress
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from colony.bell import Bell
 from colony.conversation import Part
@@ -47,6 +50,18 @@ from colony.store.records import CAPS, limits_of
 from colony.tasks import MAX_WORKERS, Limits, limits_in
 
 STOP_PAGE = 500
+STOPPED_WITH_PARENT = "Worker was stopped with its parent."
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedTree:
+    """Whom a stop of a worker stopped, or told to: it itself, unless it had ended before, and how many
+    of its descendants."""
+
+    itself: bool
+    descendants: int
 
 
 class Operations:
@@ -175,34 +190,30 @@ class Operations:
     # -- stopping ---------------------------------------------------------------------------
 
     async def stop_worker(self, worker_id: str, reason: str | None = None) -> bool:
-        """Stop a worker: at once when it waits, within `stop_grace` when it runs. A report it has
-        filed stands. False when it had ended before. Raises `UnknownWorker`."""
-        check_label("reason", reason, MAX_REASON)
-        verdict = await self._store.stop(
-            worker_id,
-            status=ReportStatus.STOPPED,
-            reason=reason or "Worker was stopped before it ended.",
-            grace=self.settings.stop_grace,
-        )
-        if verdict is Stopped.UNKNOWN:
-            raise unknown_worker(worker_id, self.colony_id)
-        await self._stop_children(worker_id)
-        return verdict is not Stopped.ENDED
+        """Stop a worker with its descendants: at once who waits, within `stop_grace` who runs. A report
+        that was filed stands. False when it had ended before, and they had, too. Raises `UnknownWorker`."""
+        told = await self.stop_tree(worker_id, reason)
+        return told.itself or told.descendants > 0
+
+    async def stop_tree(self, worker_id: str, reason: str | None = None) -> StoppedTree:
+        """`stop_worker`, and who was stopped by it."""
+        await self._must_get(worker_id)
+        stopped = await self._stop([worker_id], reason or "Worker was stopped before it ended.")
+        return StoppedTree(worker_id in stopped, len(stopped - {worker_id}))
 
     async def stop_batch(self, batch_id: str, reason: str | None = None) -> int:
-        """Stop every worker of a batch that has not ended, with its children; returns how many."""
+        """Stop every worker of a batch, and every descendant of one, that has not ended; returns how many
+        were stopped or told to."""
         record = await self._must_get_batch(batch_id)
         ids = await self._store.members(batch_id, 0, record.size)
-        return await self._stop_each(ids, reason or "The batch was stopped.")
+        return len(await self._stop(ids, reason or "The batch was stopped."))
 
     async def stop_all_workers(self, reason: str | None = None) -> int:
-        """Stop every worker that has not ended; returns how many were stopped or told to."""
+        """Stop every worker that lives when this begins, and its descendants; returns how many were
+        stopped or told to. What others spawn meanwhile is not touched: `pause_intake` keeps it out."""
         check_label("reason", reason, MAX_REASON)
-        stopped = 0
-        for state in (WorkerState.PENDING, WorkerState.PARKED, WorkerState.RUNNING):
-            ids = await self._store.ids_in(state)
-            stopped += await self._stop_each(ids, reason or "All workers were stopped.")
-        return stopped
+        ids = await self._store.living()  # who waits comes first: a stop makes room for nobody
+        return len(await self._stop(ids, reason or "All workers were stopped."))
 
     # -- nodes, caps, intake, quarantine ----------------------------------------------------
 
@@ -300,41 +311,45 @@ class Operations:
     def _spawner(self) -> Spawner:
         return Spawner(self._store, self._bell, self.settings.ring_again_after)
 
-    async def _stop_each(self, ids: Sequence[str], reason: str) -> int:
+    async def _stop(self, ids: Sequence[str], reason: str) -> set[str]:
+        """Stop these and go down their trees, also those of who has ended; who was stopped or told to.
+
+        The janitors go down a tree, too, within their sweep: whom one of them was first to stop counts.
+        """
         check_label("reason", reason, MAX_REASON)
-        stopped = 0
-        for start in range(0, len(ids), STOP_PAGE):
-            page = ids[start : start + STOP_PAGE]
-            verdicts = await asyncio.gather(*(self._stop_quietly(w, reason) for w in page))
-            hit = [
-                w
-                for w, verdict in zip(page, verdicts, strict=True)
-                if verdict in (Stopped.SETTLED, Stopped.TOLD)
-            ]
-            await asyncio.gather(*(self._stop_children(worker_id) for worker_id in hit))
-            stopped += len(hit)
+        began = await self._store.now_ms()
+        stopped: set[str] = set()
+        seen, level, above = set(ids), list(ids), list[str]()
+        while level:
+            hit = await _each(partial(self._is_stopped_by, reason=reason, since=began), level)
+            stopped.update(compress(level, hit))
+            await _each(self._tree_is_stopped, above)
+            below = await _each(self._store.children, level)
+            above = [w for w, children in zip(level, below, strict=True) if children]
+            level = [child for children in below for child in children if child not in seen]
+            seen.update(level)
+            reason = STOPPED_WITH_PARENT
+        await _each(self._tree_is_stopped, above)
         return stopped
 
-    async def _stop_children(self, worker_id: str) -> None:
-        """Go down the tree now; the janitors would do the same within their sweep."""
-        level = [worker_id]
-        while level:
-            await asyncio.gather(
-                *(
-                    self._store.expire(f"tree:{w}", grace=self.settings.stop_grace, cap=MAX_WORKERS)
-                    for w in level
-                )
-            )
-            children = await asyncio.gather(*(self._store.children(w) for w in level))
-            level = [child for each in children for child in each]
-
-    async def _stop_quietly(self, worker_id: str, reason: str) -> Stopped:
-        return await self._store.stop(
+    async def _is_stopped_by(self, worker_id: str, *, reason: str, since: int) -> bool:
+        """Stop one; whether that, or another stop since then, ends it."""
+        verdict = await self._store.stop(
             worker_id,
             status=ReportStatus.STOPPED,
             reason=reason,
             grace=self.settings.stop_grace,
         )
+        if verdict is not Stopped.ENDED:
+            return verdict is not Stopped.UNKNOWN
+        [fact] = await self._store.fields([worker_id], ("ended", "status", "overruled"))
+        how = (fact.get("status"), fact.get("overruled"))
+        return int(fact.get("ended", 0)) > since and ReportStatus.STOPPED in how
+
+    async def _tree_is_stopped(self, worker_id: str) -> None:
+        """The children of a stopped one are stopped: no janitor needs to."""
+        grace = self.settings.stop_grace
+        await self._store.expire(f"tree:{worker_id}", grace=grace, cap=MAX_WORKERS)
 
     async def _must_get(self, worker_id: str) -> WorkerRecord:
         record = await self._store.get(worker_id)
@@ -358,6 +373,14 @@ class Operations:
     async def _set_intake(self, *, paused: bool) -> None:
         if not await self._store.set_intake(paused=paused):
             raise unknown_colony(self.colony_id)
+
+
+async def _each(ask: Callable[[str], Awaitable[T]], ids: Sequence[str]) -> list[T]:
+    """Ask for each, so many at a time; the answers in order."""
+    answers: list[T] = []
+    for start in range(0, len(ids), STOP_PAGE):
+        answers += await asyncio.gather(*map(ask, ids[start : start + STOP_PAGE]))
+    return answers
 
 
 async def list_colonies(settings: Settings | None = None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,8 +14,11 @@ from colony.cli.durations import short_duration
 from colony.cli.harvest import is_batch
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
 from colony.cli.output import emit_json, facts, one_line, plain, say, stdout, table
+from colony.errors import UnknownWorker
 from colony.events import position_of
 from colony.models import Event, EventType, FleetStats, NodeInfo, WorkerState
+from colony.operations import StoppedTree
+from colony.runtime import ColonyRuntime
 
 LAG_WARNING_MS = 1000
 
@@ -107,7 +110,11 @@ def stop(
     broker_url: BrokerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stop workers and batches, with all their descendants: each ends with a report, status stopped."""
+    """Stop workers and batches, with all their descendants: each ends with a report, status stopped.
+
+    One that has ended keeps its report; who is left of its descendants is stopped. An id that is unknown
+    stops nothing.
+    """
     if bool(ids) == all_:
         raise typer.BadParameter("name what to stop, or --all workers", param_hint="'ID…'")
     if tree and all_:
@@ -120,12 +127,16 @@ def stop(
                 emit_json({"stopped": stopped}) if as_json else say(f"Stopped: {stopped} workers.")
                 return
             named = list(dict.fromkeys(ids or ()))
+            await _must_be_known(runtime, named)
             batches = {i: await runtime.stop_batch(i, reason) for i in named if is_batch(i)}
-            workers = {i: await runtime.stop_worker(i, reason) for i in named if not is_batch(i)}
+            workers = {i: await runtime.stop_tree(i, reason) for i in named if not is_batch(i)}
         if as_json:
             emit_json(
                 {
-                    "workers": [{"worker_id": i, "stopped": ok} for i, ok in workers.items()],
+                    "workers": [
+                        {"worker_id": i, "stopped": told.itself, "descendants": told.descendants}
+                        for i, told in workers.items()
+                    ],
                     "batches": [{"batch_id": i, "stopped": n} for i, n in batches.items()],
                 }
             )
@@ -136,11 +147,29 @@ def stop(
     asyncio.run(run())
 
 
-def _told(batches: Mapping[str, int], workers: Mapping[str, bool], some_id: str) -> str:
+async def _must_be_known(runtime: ColonyRuntime, ids: Sequence[str]) -> None:
+    """Raises `UnknownWorker` that names all that are not there: then nothing has been stopped yet."""
+    found = [await (runtime.get_batch if is_batch(i) else runtime.get_worker)(i) for i in ids]
+    unknown = [some_id for some_id, record in zip(ids, found, strict=True) if record is None]
+    if unknown:
+        raise UnknownWorker(
+            f"colony {runtime.colony_id!r} has no worker or batch {', '.join(map(repr, unknown))}: the id is "
+            "wrong, or it was retired. Nothing was stopped: name only such as are there"
+        )
+
+
+def _told(batches: Mapping[str, int], workers: Mapping[str, StoppedTree], some_id: str) -> str:
     if some_id in batches:
-        stopped = batches[some_id]
-        return f"is stopped: {stopped:,} of its workers" if stopped else "had ended already"
-    return "is stopped" if workers[some_id] else "had ended already: its report is as it was"
+        n = batches[some_id]
+        return (
+            f"is stopped: {n:,} of its workers and their descendants" if n else "had ended already"
+        )
+    told = workers[some_id]
+    below = f"{told.descendants:,} of its descendants"
+    if told.itself:
+        return f"is stopped, with {below}" if told.descendants else "is stopped"
+    ended = "had ended already: its report is as it was"
+    return f"{ended}. Stopped: {below}" if told.descendants else ended
 
 
 def retry(

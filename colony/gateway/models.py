@@ -236,7 +236,8 @@ class Running(BaseModel):
 
 
 class Stopped(BaseModel):
-    """What a stop did. False or 0: it had ended before."""
+    """What a stop did: whether any, or how many, were stopped, descendants counted. False or 0: all had
+    ended before."""
 
     stopped: bool | int
 

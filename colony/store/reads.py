@@ -113,6 +113,11 @@ class Reads(StoreBase):
         key = self.keys("quarantine")
         return await self.link.call("ZSCORE", key, worker_id) is not None
 
+    async def living(self) -> list[str]:
+        """The ids of all that have not ended at this one moment: those that wait first, those that run
+        last."""
+        return [worker_id for ids in await self.run("living") for worker_id in ids]
+
     async def ids_in(self, state: WorkerState) -> list[str]:
         """The ids in a state at this moment, oldest first."""
         return list(await self.link.call("ZRANGE", self.keys("state", state.value), 0, -1))

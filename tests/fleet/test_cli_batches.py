@@ -232,7 +232,7 @@ async def test_the_tree_shows_what_each_waits_for_and_is_stopped_whole(
     assert of_batch["batch"]["parent_id"] == root
 
     told = await colony.json("stop", "--tree", root)
-    assert told["workers"] == [{"worker_id": root, "stopped": True}]
+    assert told["workers"] == [{"worker_id": root, "stopped": True, "descendants": 3}]
 
     async def is_over() -> bool:
         stats = await runtime.get_stats()

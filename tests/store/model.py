@@ -178,7 +178,10 @@ class Transitions:
         return is_told or self._is_being_stopped(self.workers.get(worker.parent))
 
     def stop(self, worker_id: str, status: str, *, at_once: bool) -> str:
-        return self._stop(worker_id, status, at_once=at_once)[0]
+        verdict = self._stop(worker_id, status, at_once=at_once)[0]
+        if verdict == "ended" and status == "stopped":
+            self._go_down(self.workers[worker_id])
+        return verdict
 
     def _stop(self, worker_id: str, status: str, *, at_once: bool) -> tuple[str, bool]:
         worker = self.workers.get(worker_id)

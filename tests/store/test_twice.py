@@ -17,7 +17,7 @@ from colony.store import Claim, Store
 from colony.store.deliveries import NewDelivery
 from colony.store.scripts import SCRIPTS
 from colony.store.triggers import Fire, Times
-from colony.store.workers import NewBatch, Policy
+from colony.store.workers import NewBatch, Parent, Policy
 from tests.store.delivery_kit import SUBSCRIPTION, owed
 from tests.store.kit import (
     LEASE,
@@ -220,6 +220,22 @@ async def give_back_of_one_told_to_stop(store: Store) -> Request:
 async def stop_a_running_one(store: Store) -> Request:
     worker_id = await running(store)
     return lambda: store.stop(worker_id, status=ReportStatus.STOPPED, reason="r", grace=HOUR)
+
+
+@scene(TRANSITIONS)
+async def stop_one_that_has_left_children(store: Store) -> Request:
+    parent = await running(store)
+    by = Parent(parent, "t1")
+    batch = NewBatch("b1", Policy.ALL, 2)
+    await store.accept(new_workers(1), ring_again_after=SOON, batch=batch, parent=by)
+    await store.settle(parent, "t1", success())
+    return lambda: store.stop(parent, status=ReportStatus.STOPPED, reason="r", grace=HOUR)
+
+
+@scene(TRANSITIONS)
+async def living(store: Store) -> Request:
+    await one(store)
+    return store.living
 
 
 @scene(TRANSITIONS)

@@ -295,7 +295,7 @@ def test_people_see_the_task_as_it_was_written(idle_colony: str, waiting_worker:
 
 def test_stop_wait_and_retry(idle_colony: str, waiting_worker: str) -> None:
     told = answer(idle_colony, "stop", waiting_worker, "--reason", "not needed")
-    assert told["workers"] == [{"worker_id": waiting_worker, "stopped": True}]
+    assert told["workers"] == [{"worker_id": waiting_worker, "stopped": True, "descendants": 0}]
     again = answer(idle_colony, "stop", waiting_worker)
     assert again["workers"][0]["stopped"] is False
     harvest = answer(idle_colony, "wait", waiting_worker, "no-such", code=1)
@@ -321,6 +321,16 @@ def test_wait_leaves_stragglers_alone(idle_colony: str, waiting_worker: str) -> 
     )
     assert waiting_worker in err
     assert answer(idle_colony, "show", waiting_worker)["worker"]["state"] == "PENDING"
+
+
+def test_a_stop_with_an_unknown_id_stops_nobody(idle_colony: str, waiting_worker: str) -> None:
+    """Whatever the order: the error names all that are unknown, and nobody was stopped unsaid."""
+    for ids in ([waiting_worker, "typo", "b-typo"], ["typo", "b-typo", waiting_worker]):
+        code, out, err = call("stop", *ids, "--redis-url", idle_colony)
+        assert (code, out) == (1, "")
+        assert "'typo', 'b-typo'" in " ".join(err.split())
+        assert "Nothing was stopped" in " ".join(err.split())
+        assert answer(idle_colony, "show", waiting_worker)["worker"]["state"] == "PENDING"
 
 
 @pytest.mark.parametrize("command", ["show", "stop", "retry"])

@@ -233,7 +233,7 @@ def test_stop_and_wait_take_batches_and_workers(url: str) -> None:
     [single] = answer(url, "spawn", "d", "--queue")["workers"]
     told = answer(url, "stop", made["batch"], single, "--tree", "--reason", "not needed")
     assert told == {
-        "workers": [{"worker_id": single, "stopped": True}],
+        "workers": [{"worker_id": single, "stopped": True, "descendants": 0}],
         "batches": [{"batch_id": made["batch"], "stopped": 2}],
     }
     _, again, _ = call("stop", made["batch"], "--redis-url", url)
