@@ -326,6 +326,7 @@ class WorkerRecord(Model):
     """The span that spawned it (`colony.tracing`), where that was traced."""
     depth: int = 0
     priority: int = 0
+    concurrency_key: str | None = None
     version: str
     created_at: datetime
     since: datetime

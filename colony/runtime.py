@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,15 +30,18 @@ from colony.events import Filter, Handler, Subscription, read_events
 from colony.intake import Entrance
 from colony.listing import ListVerbs
 from colony.models import (
+    NOT_NEEDED,
     BatchResult,
     Event,
     OnComplete,
     Report,
     ReportStatus,
     TaskSpec,
+    WorkerRecord,
     WorkerState,
 )
 from colony.operations import unknown_batch, unknown_worker
+from colony.sizes import MAX_DURATION
 from colony.spawning import (
     Batch,
     Moment,
@@ -185,7 +188,9 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         return await self._spawn_batch(specs, batch, entrance.config, options)
 
     async def retry_batch(self, batch_id: str, *, idempotency_key: str | None = None) -> Batch:
-        """Spawn what did not succeed in a batch again, as a new batch; `InvalidTask` if all did."""
+        """Spawn what did not succeed in a batch again, as a new batch with the options of the old one (see
+        `retry_worker`) and policy all. Who was only not needed is left out. `InvalidTask` if nobody is left.
+        """
         record = await self._must_get_batch(batch_id)
         if record.result is None:
             raise NotEnded(
@@ -196,23 +201,21 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             for m in record.result.members
             if m.status.state is not WorkerState.COMPLETED
         ]
-        if not bad:
+        old = [r for r in [await self._must_get(w) for w in bad] if not _was_unneeded(r)]
+        if not old:
             raise InvalidTask(
-                f"batch {batch_id}: every member succeeded, there is nothing to retry"
+                f"batch {batch_id}: every member succeeded or was not needed, there is nothing to retry"
             )
-        old = [await self._must_get(worker_id) for worker_id in bad]
         limits, config = await self._limits()
         specs = check_tasks(
             [TaskSpec(task=o.task, data=o.data, agent=o.agent) for o in old], limits
         )
         batch = new_batch(new_batch_id(), len(specs), "all", None, None)
-        options = SpawnOptions(
-            correlation_id=record.result.correlation_id, idempotency_key=idempotency_key
-        )
-        return await self._spawn_batch(specs, batch, config, options)
+        return await self._spawn_batch(specs, batch, config, _again(old[0], idempotency_key))
 
     async def retry_worker(self, worker_id: str, *, idempotency_key: str | None = None) -> str:
-        """Spawn a new worker from the task of one that has ended; returns the new id.
+        """Spawn a new worker from the task of one that has ended, with its priority, concurrency key, stream
+        and correlation; its deadlines begin anew, unless a parent gave them. Returns the new id.
 
         Raises `UnknownWorker`, or `NotEnded` while the old one may still report.
         """
@@ -223,12 +226,7 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
             )
         limits, config = await self._limits()
         specs = check_task(old.task, old.data, old.agent, 1, limits)
-        options = SpawnOptions(
-            correlation_id=old.correlation_id,
-            priority=old.priority,
-            idempotency_key=idempotency_key,
-            stream_id=None if old.stream_id == f"worker:{worker_id}" else old.stream_id,
-        )
+        options = _again(old, idempotency_key)
         [new] = await self._spawner().spawn([new_worker_id()], specs, config, options)
         return new
 
@@ -393,6 +391,28 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
                 for worker_id in ids
             )
         )
+
+
+def _again(old: WorkerRecord, idempotency_key: str | None) -> SpawnOptions:
+    """The options with which a worker was spawned, for a new one. A child's deadline may be its parent's."""
+
+    def as_long(until: datetime | None) -> timedelta | None:
+        return None if until is None else min(until - old.created_at, MAX_DURATION)
+
+    return SpawnOptions(
+        correlation_id=old.correlation_id,
+        deadline=None if old.parent_id else as_long(old.deadline),
+        priority=old.priority,
+        idempotency_key=idempotency_key,
+        stream_id=None if old.stream_id == f"worker:{old.worker_id}" else old.stream_id,
+        soft_deadline=as_long(old.soft_deadline),
+        concurrency_key=old.concurrency_key,
+    )
+
+
+def _was_unneeded(member: WorkerRecord) -> bool:
+    """Whether its batch was joined without it; it may not have ended yet."""
+    return member.report is None or member.report.error == NOT_NEEDED
 
 
 def _as_batch(first: Sequence[str]) -> Batch:

@@ -155,6 +155,7 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "traceparent": raw.get("traceparent"),
             "depth": raw.get("depth", 0),
             "priority": raw["priority"],
+            "concurrency_key": raw.get("ckey"),
             "version": raw["version"],
             "created_at": _moment(raw, "created"),
             "since": _moment(raw, "since"),
