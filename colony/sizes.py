@@ -78,6 +78,8 @@ def check_duration(name: str, duration: timedelta | None) -> None:
 
 def check_moment(name: str, when: timedelta | datetime | None) -> None:
     """Raises `InvalidTask` for a duration or a point in time that nobody can mean, or that has no zone."""
+    if when is not None and not isinstance(when, timedelta | datetime):
+        raise InvalidTask(f"{name}: expected a timedelta or a datetime, got {when!r:.50}")
     if not isinstance(when, datetime):
         check_duration(name, when)
     elif when.tzinfo is None:

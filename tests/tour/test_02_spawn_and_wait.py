@@ -194,11 +194,16 @@ async def test_five_racing_spawns_with_one_key_are_one_worker(tour: Fleet, calls
 
 
 async def test_a_key_names_its_first_answer_after_the_end_too(runtime: ColonyRuntime) -> None:
-    """A repeated spawn, also of a whole batch and after its end, gives the first ids in their order."""
+    """A repeated spawn, also of a whole batch and after its end, gives the first ids in their order; single
+    workers with a batch's key are refused."""
     first = await runtime.spawn_batch(["fetch", "fail", "echo"], idempotency_key="batch-7")
     await runtime.wait_for_worker_reports(first, timeout=15)
     assert await runtime.spawn_batch(["fetch", "fail", "echo"], idempotency_key="batch-7") == first
-    assert await runtime.spawn("something else", idempotency_key="batch-7") == first
+    assert await runtime.spawn_batch(["something else"], idempotency_key="batch-7") == first
+    with pytest.raises(
+        InvalidTask, match=f"'batch-7' was used by spawn_batch, for batch {first.id}"
+    ):
+        await runtime.spawn("something else", idempotency_key="batch-7")
 
 
 async def test_other_keys_and_none_are_other_workers(runtime: ColonyRuntime) -> None:
