@@ -110,7 +110,9 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         The same `idempotency_key` within `idempotency_ttl` returns the first answer and accepts
         nothing; one of `spawn_batch` is refused. `deadline` ends a worker that has not ended by then with
         status timeout; after `soft_deadline` the model is told, in its next turn, to come to an end;
-        `not_before` lets it wait without a slot; none is more than ten years off. Where caps
+        `not_before` lets it wait without a slot. All three count from the acceptance, and what a worker
+        waits for counts, too: a deadline ends one that has not begun, and a soft deadline that passes before
+        `not_before` is refused. None is more than ten years off. Where caps
         apply (`max_concurrent_workers`, an agent's `max_concurrent`, `max_concurrent_per_key` of one
         `concurrency_key`), those over them line up first-in first-out; a point of `priority` (-10,000 to
         10,000) is worth a minute of waiting. `require_node` refuses with `NoNodes` when nobody is alive.

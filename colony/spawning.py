@@ -15,7 +15,7 @@ from colony import tracing
 from colony.bell import Bell
 from colony.definition import ColonyConfig
 from colony.errors import InvalidTask
-from colony.models import OnComplete, TaskSpec
+from colony.models import OnComplete, TaskSpec, from_ms
 from colony.sizes import check_duration, check_label, check_moment, check_priority, is_whole
 from colony.store import Accepted, Ring, Store
 from colony.store.records import new_record
@@ -26,7 +26,7 @@ from colony.store.workers import NewBatch, NewWorker, Parent, Policy
 log = logging.getLogger("colony.spawning")
 
 Moment = timedelta | datetime | None
-"""A duration from now, or a time with a zone."""
+"""A duration from now, which is the acceptance by Redis' clock, or a time with a zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,23 @@ class SpawnOptions:
         check_moment("deadline", self.deadline)
         check_moment("not_before", self.not_before)
         check_duration("soft_deadline", self.soft_deadline)
+        if isinstance(self.not_before, timedelta):
+            self.check_soft_deadline(self.not_before)
         check_priority(self.priority)
         check_label("correlation_id", self.correlation_id)
         check_label("idempotency_key", self.idempotency_key)
         check_label("stream_id", self.stream_id)
         check_label("concurrency_key", self.concurrency_key)
+
+    def check_soft_deadline(self, wait: timedelta) -> None:
+        """Raises `InvalidTask` for one that has passed when, after a wait, the worker may begin."""
+        is_past = self.soft_deadline is not None and self.soft_deadline <= wait
+        if is_past and wait > timedelta(0):
+            raise InvalidTask(
+                f"soft_deadline: expected more than not_before, which is {wait} from now, got "
+                f"{self.soft_deadline}: both count from the acceptance, so the worker would be told to come "
+                "to an end before it begins; add the time that it may take to not_before"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,8 @@ class Spawner:
         fire: Fire | None = None,
     ) -> tuple[list[str], list[Ring]]:
         """`spawn` without the doorbells: whom to ring for is returned, too."""
+        if options.soft_deadline is not None and isinstance(options.not_before, datetime):
+            options.check_soft_deadline(options.not_before - from_ms(await self.store.now_ms()))
         with tracing.span(f"create_agent {self.store.colony_id}", {}, kind="PRODUCER") as span:
             workers = [self._new(w, spec, options) for w, spec in zip(ids, specs, strict=True)]
             verdict, accepted = await self.store.accept(

@@ -78,7 +78,7 @@ Deadline = Annotated[
         parser=when_option,
         metavar="WHEN",
         help="When a worker must have ended: a duration from now, or a time. Then it ends "
-        "with status timeout.",
+        "with status timeout, also one that still waits.",
     ),
 ]
 NotBefore = Annotated[
@@ -90,7 +90,8 @@ SoftDeadline = Annotated[
     typer.Option(
         parser=duration_option,
         metavar="DURATION",
-        help="After this the model is told, in its next turn, to come to an end.",
+        help="After this, from now, the model is told, in its next turn, to come to an end. More than "
+        "--not-before.",
     ),
 ]
 Priority = Annotated[

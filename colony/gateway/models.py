@@ -88,10 +88,13 @@ class SpawnOptions(Request):
     correlation_id: Label | None = Field(None, description="An id of yours that all events carry.")
     stream_id: Label | None = Field(None, description="The stream of events; default: its own.")
     deadline: When | None = Field(
-        None, description="When they must have ended; then they end with status timeout."
+        None,
+        description="When they must have ended, whatever they wait for; then they end with status timeout.",
     )
     soft_deadline: Seconds | None = Field(
-        None, description="After so many seconds the model is told to come to an end."
+        None,
+        description="So many seconds after the acceptance the model is told to come to an end. Later than "
+        "not_before.",
     )
     not_before: When | None = Field(None, description="Not to be started before this.")
     priority: Whole = Field(

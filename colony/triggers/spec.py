@@ -168,7 +168,7 @@ class TriggerSpec(BaseModel):
     same first word; `data` is given to each worker beside it. At most `max_concurrent` of its workers
     live at once; one more is passed over (`concurrency_policy` ``skip``), lines up (``queue``), or
     stops those that live (``replace``). `max_resurrections`, `priority`, `deadline`, `soft_deadline`:
-    of each worker; None: the colony's.
+    of each worker, the deadlines from when it was fired, also for one that lines up; None: the colony's.
     """
 
     model_config = ConfigDict(

@@ -18,7 +18,8 @@ the workers are accepted. It goes to the result backend (the broker's Redis, unl
 
 *The same task id is the same spawn*, as long as the workers' records are kept: a message that comes twice is
 accepted once, and answered twice. Never use a task id for two tasks. `eta` (countdown) is taken as
-`not_before`; past its `expires` a message is revoked. Retries, time limits and priorities mean nothing here.
+`not_before` (deadlines count from the acceptance all the same); past its `expires` a message is revoked.
+Retries, time limits and priorities mean nothing here.
 
 *Refused* (`InvalidTask`, …): nothing is accepted, the task FAILS with that error, it counts as
 ``intake_refused``, and is set aside with its reason (`colony doctor`). *Paused, full, Redis in trouble*: the
