@@ -50,6 +50,11 @@ def utf8(name: str, text: str) -> bytes:
         ) from None
 
 
+def storable(text: str) -> str:
+    """The text with "?" for what UTF-8 cannot carry: halves of surrogate pairs, as in some file names."""
+    return text.encode(errors="replace").decode()
+
+
 def is_whole(number: object) -> bool:
     """Whether it is an `int`: true is none, nor is 1.0."""
     return isinstance(number, int) and not isinstance(number, bool)

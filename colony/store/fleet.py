@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from colony.models import EventType
+from colony.sizes import storable
 from colony.store.base import StoreBase, _newer_schema, millis, pairs
 from colony.store.keys import COLONIES
 from colony.store.scripts import SCHEMA
@@ -106,8 +107,10 @@ class FleetKeeping(StoreBase):
         return int(await self.run("retain", most, "" if ttl is None else millis(ttl), cap))
 
     async def reject(self, reason: str, message: str, *, counter: str = "rejected") -> None:
-        """Set a message aside that is not ours or malformed, with its reason, and count it."""
-        entry = to_json({"reason": reason[:1000], "message": message[:2000]}).decode()
+        """Set a message aside that is not ours or malformed, with its reason, and count it. Any text will
+        do: half of a surrogate pair is kept as "?"."""
+        kept = {"reason": storable(reason[:1000]), "message": storable(message[:2000])}
+        entry = to_json(kept).decode()
         await self.run("reject", entry, REJECTED_KEPT, counter)
 
     async def tell(

@@ -43,25 +43,29 @@ def runtime(running: Fleet) -> ColonyRuntime:
     return running.runtime
 
 
+def plain_properties() -> dict[str, Any]:
+    """What Celery says of how a message is delivered, for one whose body is text as it is."""
+    return {
+        "correlation_id": "x1",
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": QUEUE},
+        "priority": 0,
+        "body_encoding": None,
+        "delivery_tag": "d1",
+    }
+
+
 def message(
     args: Any = ("w1",), *, task: Any = RUN_WORKER, kwargs: Any = None, **changes: Any
 ) -> bytes:
     """A doorbell as Celery sends it, with `changes` to its envelope."""
     body = json.dumps([args, kwargs or {}, {"chord": None}]).encode()
-    properties = {
-        "correlation_id": "x1",
-        "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": QUEUE},
-        "priority": 0,
-        "body_encoding": "base64",
-        "delivery_tag": "d1",
-    }
     envelope = {
         "body": base64.b64encode(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {"lang": "py", "task": task, "id": "x1", "argsrepr": "", "kwargsrepr": ""},
-        "properties": properties,
+        "properties": {**plain_properties(), "body_encoding": "base64"},
     }
     return json.dumps({**envelope, **changes}).encode()
 
@@ -84,6 +88,10 @@ BAD_MESSAGES = {
     "deep": (message(headers={"task": "x", "a": deep(400)}), "unknown task 'x'"),
     "no delivery_info": (message(properties={"delivery_tag": "d2"}), "no delivery_info"),
     "unknown task": (message(task="shop.checkout"), "unknown task 'shop.checkout'"),
+    "no Unicode": (
+        message(task="shop.\ud800", body="bad \ud800", properties=plain_properties()),
+        "undecodable body",
+    ),
     "not a task": (message(headers={}), "not a Celery task message"),
     "two arguments": (message(["w1", "w2"]), "takes one worker id"),
     "no argument": (message([]), "takes one worker id"),
@@ -211,6 +219,33 @@ async def test_lost_doorbells_are_rung_again(running: Fleet, runtime: ColonyRunt
     assert statuses(reports) == {ReportStatus.SUCCESS: 20}
     assert sum(record.rings > 0 for record in await records(runtime, ids)) >= lost
     await assert_told_once(runtime, ids)
+
+
+async def test_a_notice_that_cannot_be_sent_holds_up_nothing(
+    running: Fleet, runtime: ColonyRuntime
+) -> None:
+    """One that nobody can read is among those that are due: the next one is sent, lost doorbells are rung
+    again, and it is told in the log."""
+    [node] = running.nodes
+    notices, outbox = (f"colony:{{basic}}:{name}" for name in ("notices", "outbox"))
+    good = json.dumps({"to": {"task": "shop.done", "queue": "shop"}, "result": {}})
+    with Redis.from_url(running.redis_url) as redis:
+        node.freeze()
+        try:
+            ids = await runtime.spawn("fetch", count=5)
+            redis.delete(QUEUE)
+            redis.hset(notices, mapping={"worker:a": "no notice", "worker:b": good})
+            redis.zadd(outbox, {"worker:a": 1, "worker:b": 2})
+        finally:
+            node.thaw()
+        try:
+            reports = await runtime.wait_for_worker_reports(ids, timeout=15)
+            assert statuses(reports) == {ReportStatus.SUCCESS: 5}
+            await wait_until(lambda: redis.llen("shop") == 1, 5, what="the other notice is sent")
+            assert redis.hkeys(notices) == [b"worker:a"]
+            assert "a part of the round failed" in node.tail(1000)
+        finally:
+            redis.delete(notices, outbox, "shop")
 
 
 async def test_waiting_for_a_slot_is_not_a_lost_doorbell(

@@ -158,6 +158,13 @@ async def test_messages_are_set_aside_newest_first(store: Store) -> None:
     assert (len(kept), kept[0].message) == (REJECTED_KEPT, str(REJECTED_KEPT - 1))
 
 
+async def test_a_message_that_is_no_unicode_is_set_aside_too(store: Store) -> None:
+    """Half of a surrogate pair, in the reason or in the message, is kept as a question mark."""
+    await store.reject("unknown task \udcff", "bad \ud800 text")
+    [kept] = await store.rejected(10)
+    assert (kept.reason, kept.message) == ("unknown task ?", "bad ? text")
+
+
 async def test_the_intake_is_told_of_when_it_changes(store: Store) -> None:
     """Pausing twice is one pause, and one event."""
     for paused in (False, True, True, False):

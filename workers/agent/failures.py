@@ -21,7 +21,8 @@ from pydantic_ai.exceptions import (
 from pydantic_ai.models import Model
 
 from colony.definition import AgentSpec
-from workers.agent.text import cut, storable, words_of
+from colony.sizes import storable
+from workers.agent.text import cut, words_of
 
 RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 """Beside every 5xx: answers that may be different next time."""

@@ -10,7 +10,8 @@ import pydantic_core
 from pydantic import JsonValue, ValidationError
 from pydantic_ai.messages import RetryInfo, ToolCallPart, ToolRetryCause, ToolReturnPart
 
-from workers.agent.text import cut, storable
+from colony.sizes import storable
+from workers.agent.text import cut
 
 UNKNOWN_OUTCOME = (
     "outcome unknown: the node that ran this call died before its result was recorded; the call "

@@ -1,4 +1,4 @@
-"""Text of bounded size, and text that can be stored."""
+"""Text of bounded size."""
 
 from __future__ import annotations
 
@@ -21,8 +21,3 @@ def words_of(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}".rstrip(": ")
     except Exception:  # noqa: BLE001 - an error's own __str__ is anybody's code
         return type(error).__name__
-
-
-def storable(text: str) -> str:
-    """`text` with "?" for what UTF-8 cannot carry: lone surrogates, as in some file names."""
-    return text.encode(errors="replace").decode()

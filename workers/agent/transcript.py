@@ -29,7 +29,8 @@ from pydantic_ai.messages import (
 )
 
 from colony.conversation import Part
-from workers.agent.text import MAX_ANSWER_BYTES, storable
+from colony.sizes import storable
+from workers.agent.text import MAX_ANSWER_BYTES
 
 _REQUEST = TypeAdapter(ModelRequest)
 _RESPONSE = TypeAdapter(ModelResponse)

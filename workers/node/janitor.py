@@ -10,12 +10,12 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 
 from colony.doorbell import Doorbells
 from colony.errors import StoreUnavailable
-from colony.metrics.names import WORKERS_RESCUED
+from colony.metrics.names import ROUNDS_FAILED, WORKERS_RESCUED
 from colony.store import Due, Ring, Store
 from workers.node.context import NodeContext
 from workers.node.role import Role
@@ -46,36 +46,49 @@ class Janitor(Role):
         return self.context.settings.sweep_interval
 
     async def round(self, store: Store) -> None:
-        """Ask, and do what is due."""
-        await self._keep_rejected(store)
+        """Ask, and do what is due: each job also where another one failed."""
+        await self._job(self._keep_rejected(store))
         settings = self.context.settings
         due = await store.sweep(
             interval=settings.sweep_interval * 0.9, lease=settings.lease, cap=CAP
         )
         if due is None:
             return
-        await self._rescue(store, due)
-        await self._do_items(store, due)
-        await self._join(store, due)
-        await self._send_notices(store, due)
-        await self._ring_again(store, due)
-        self._rounds_done += 1
-        if self._rounds_done % RETAIN_EVERY_ROUNDS == 0:
-            config = self.context.colony.config
-            await store.retain(
-                most=config.result_retention_max,
-                ttl=config.result_retention_ttl,
-                cap=CAP * RETAIN_EVERY_ROUNDS,
-            )
+        for job in (
+            self._rescue,
+            self._do_items,
+            self._join,
+            self._send_notices,
+            self._ring_again,
+            self._retain,
+        ):
+            await self._job(job(store, due))
+
+    async def _job(self, work: Awaitable[None]) -> None:
+        """A part of the round whose failure holds up no other. Without Redis there is none to go on with."""
+        try:
+            await work
+        except StoreUnavailable:
+            raise
+        except Exception:
+            ROUNDS_FAILED.add(self.name, "error")
+            log.exception("janitor: a part of the round failed, the rest goes on")
 
     def set_aside(self, reason: str, message: str) -> None:
         """Keep a message that is not ours, with its reason. From any thread; never waits."""
         self._set_aside.append((reason, message))
 
     async def _keep_rejected(self, store: Store) -> None:
+        """What cannot be kept is dropped: tried again, it would be in the way of all that come after it."""
         while self._set_aside:
             reason, message = self._set_aside[0]
-            await store.reject(reason, message)
+            try:
+                await store.reject(reason, message)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                ROUNDS_FAILED.add(self.name, "error")
+                log.exception("janitor: a message that was set aside (%.200a) is dropped", reason)
             self._set_aside.popleft()
 
     async def _rescue(self, store: Store, due: Due) -> None:
@@ -123,21 +136,25 @@ class Janitor(Role):
         """What a join has promised to tell (on_complete): at least once, with an id of its own."""
         if not due.notices:
             return
-        for notice, text in (await store.notices(again_after=NOTICE_AGAIN, cap=CAP)).items():
-            what = json.loads(text)
-            task_id = f"{notice.partition(':')[2]}.complete"
-            try:
-                await asyncio.to_thread(
-                    self._doorbells.notify,
-                    what["to"]["task"],
-                    [what["result"]],
-                    task_id,
-                    what["to"]["queue"],
-                )
-            except StoreUnavailable as error:
-                log.warning("janitor: notice %s is sent later: %s", notice, error)
-            else:
-                await store.notice_sent(notice)
+        due_now = await store.notices(again_after=NOTICE_AGAIN, cap=CAP)
+        for notice, text in due_now.items():
+            await self._job(self._send_notice(store, notice, text))
+
+    async def _send_notice(self, store: Store, notice: str, text: str) -> None:
+        what = json.loads(text)
+        task_id = f"{notice.partition(':')[2]}.complete"
+        try:
+            await asyncio.to_thread(
+                self._doorbells.notify,
+                what["to"]["task"],
+                [what["result"]],
+                task_id,
+                what["to"]["queue"],
+            )
+        except StoreUnavailable as error:
+            log.warning("janitor: notice %s is sent later: %s", notice, error)
+        else:
+            await store.notice_sent(notice)
 
     async def _ring_again(self, store: Store, due: Due) -> None:
         """PENDING with messages in the queue only means waiting; with an empty one it means lost."""
@@ -154,6 +171,18 @@ class Janitor(Role):
         if rings:
             log.info("%d doorbells went unanswered and are rung again", len(rings))
         await self._ring(rings)
+
+    async def _retain(self, store: Store, _due: Due) -> None:
+        """Now and then: forget what has ended beyond what is kept."""
+        self._rounds_done += 1
+        if self._rounds_done % RETAIN_EVERY_ROUNDS:
+            return
+        config = self.context.colony.config
+        await store.retain(
+            most=config.result_retention_max,
+            ttl=config.result_retention_ttl,
+            cap=CAP * RETAIN_EVERY_ROUNDS,
+        )
 
     async def _ring(self, rings: Sequence[Ring]) -> None:
         if not rings:
