@@ -35,7 +35,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         Room.slots = self._free_slots
 
     def _free_slots(self) -> int:
-        """As Celery counts them for `worker_disable_prefetch`."""
+        """As Celery counts them for `worker_disable_prefetch`; none while the pool has not been started."""
+        if not self.pool.active:
+            return 0
         most = getattr(self.controller, "max_concurrency", None) or self.pool.num_processes
         return int(most) - len(state.reserved_requests)
 

@@ -103,6 +103,16 @@ async def test_a_node_that_only_has_nothing_to_do_or_no_broker_goes_on() -> None
             assert node.wait() == 0
 
 
+async def test_no_round_fails_while_the_pool_is_being_started() -> None:
+    """The watchdog looks before a prefork pool has any slot: the node's log has no traceback."""
+    async with Fleet("tests.definitions:basic", pool="prefork", concurrency=2) as fleet:
+        [node] = fleet.nodes
+        await fleet.runtime.wait_for_worker_reports(
+            await fleet.runtime.spawn("fetch", count=3), timeout=20
+        )
+        assert "Traceback" not in node.tail(1000), node.tail(1000)
+
+
 async def for_seconds(seconds: float) -> None:
     """Let time pass: what is tested is that nothing happens."""
     until = time.monotonic() + seconds
