@@ -197,6 +197,7 @@ class Operations:
 
     async def stop_tree(self, worker_id: str, reason: str | None = None) -> StoppedTree:
         """`stop_worker`, and who was stopped by it."""
+        check_label("reason", reason, MAX_REASON)
         await self._must_get(worker_id)
         stopped = await self._stop([worker_id], reason or "Worker was stopped before it ended.")
         return StoppedTree(worker_id in stopped, len(stopped - {worker_id}))

@@ -77,7 +77,8 @@ def test_a_soft_deadline_that_nobody_can_mean(duration: Any) -> None:
 
 def test_the_longest_times_are_taken() -> None:
     """Ten years, and a point in time just before the year 9000."""
-    SpawnOptions(deadline=MAX_DURATION, not_before=MAX_DURATION, soft_deadline=MAX_DURATION)
+    SpawnOptions(deadline=MAX_DURATION, not_before=MAX_DURATION)
+    SpawnOptions(deadline=MAX_DURATION, soft_deadline=MAX_DURATION)
     SpawnOptions(deadline=LATEST - timedelta(seconds=1), not_before=-MAX_DURATION)
 
 
