@@ -36,7 +36,9 @@ end
 
 local function is_active_within(ms)
   if redis.call('ZCARD', K.state('PENDING')) + redis.call('ZCARD', K.state('RUNNING')) > 0 then return true end
-  return now - tonumber(redis.call('HGET', K.meta, 'active_at') or '0') < ms
+  local last = tonumber(redis.call('HGET', K.meta, 'active_at') or '0')
+  if last > now then redis.call('HSET', K.meta, 'active_at', int(now)) end   -- the clock went back: idle from now on
+  return now - last < ms
 end
 
 -- Whether a trigger may fire: nil, or why not. A timer that passes over is set forward.

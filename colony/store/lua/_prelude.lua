@@ -11,8 +11,19 @@ local function text_or_null(s) if s and s ~= '' then return quote(s) end return 
 local function number_or(s, otherwise) if s and s ~= '' then return s end return otherwise end
 local function count(what, n) redis.call('HINCRBY', K.meta, 'total:' .. what, n or 1) end
 
+-- Whether a moment (ms, false: never) was in the last so many ms. One that is still to come was written before the
+-- clock went back (a failover to a host whose clock is behind): nobody knows how long ago, so it holds up nothing.
+local function was_within(moment, ms)
+  local ago = now - tonumber(moment or '0')
+  return ago >= 0 and ago < tonumber(ms)
+end
+
 local TERMINAL = {COMPLETED = true, FAILED = true, STOPPED = true}
 local STATE_OF = {success = 'COMPLETED', partial = 'COMPLETED', failed = 'FAILED', timeout = 'FAILED', stopped = 'STOPPED'}
+
+-- A Redis that is out of memory (noeviction) lets a script through whose first write only removes, with all that it
+-- writes after it: for those that give up, forget, or put one thing in the place of another.
+local function pass_when_full() redis.call('HDEL', K.meta, '') end
 
 -- Write one lifecycle event to the log and to whoever listens; data is JSON text. It says which triggers led to it: of a
 -- worker its record does, of a batch its own (cause, JSON): both may be gone when somebody asks.
@@ -301,7 +312,7 @@ local function finish(wid, rec, status, summary, data, err)
   close_attempt(wid, rec, status)
   enter(wid, rec, STATE_OF[status])
   local seconds = 0
-  if rec.started then seconds = (now - tonumber(rec.started)) / 1000 end
+  if rec.started then seconds = math.max(0, now - tonumber(rec.started)) / 1000 end
   local function report(with_data)
     return '{"worker_id":' .. quote(wid) .. ',"status":' .. quote(status) .. ',"summary":' .. quote(summary)
       .. ',"data":' .. with_data .. ',"error":' .. text_or_null(err)

@@ -5,7 +5,7 @@
 local meta = redis.call('HMGET', K.meta, 'generation', 'events', 'followed')
 local latest = (meta[1] or '1') .. '-' .. (meta[2] or '0')
 local out = {}
-if redis.call('ZCARD', K.subscriptions) == 0 or now - tonumber(meta[3] or '0') < tonumber(ARGV[1]) then return {latest, out} end
+if redis.call('ZCARD', K.subscriptions) == 0 or was_within(meta[3], ARGV[1]) then return {latest, out} end
 redis.call('HSET', K.meta, 'followed', int(now))
 for _, id in ipairs(redis.call('ZRANGE', K.subscriptions, 0, -1)) do
   local s = redis.call('HMGET', K.subscription(id), 'enabled', 'cursor', 'spec')

@@ -5,6 +5,7 @@ local RINGS_MS = 1000
 local out = {int(now)}
 if redis.call('HGET', K.meta, 'timers_paused') == '1' then return out end
 redis.call('ZREMRANGEBYSCORE', K.ringing, '-inf', int(now))
+redis.call('ZREMRANGEBYSCORE', K.ringing, '(' .. int(now + RINGS_MS), '+inf')   -- from before the clock went back
 -- Those that are being rung stand in front; they are looked past.
 local rung = redis.call('ZCARD', K.ringing)
 local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, rung + tonumber(ARGV[1]))

@@ -21,6 +21,7 @@ for i = 7, #ARGV, 2 do
   local name, request = bucket_of(ARGV[i])
   local bucket = K.rate(name)
   redis.call('ZREMRANGEBYSCORE', bucket, '-inf', int(at - window))
+  redis.call('ZREMRANGEBYSCORE', bucket, '(' .. int(at), '+inf')   -- counted before the clock went back
   local first, last = redis.call('ZSCORE', bucket, request .. '#1'), redis.call('ZSCORE', bucket, request .. '#' .. n)
   if not (first and last and tonumber(first) > at - same) then
     need[name] = (need[name] or 0) + n

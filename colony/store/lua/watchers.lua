@@ -3,7 +3,7 @@
 -- Returns: trigger, its specification (JSON), its cursor, …
 local out = {}
 if redis.call('SCARD', K.watchers) == 0 then return out end
-if now - tonumber(redis.call('HGET', K.meta, 'watched') or '0') < tonumber(ARGV[1]) then return out end
+if was_within(redis.call('HGET', K.meta, 'watched'), ARGV[1]) then return out end
 redis.call('HSET', K.meta, 'watched', int(now))
 for _, id in ipairs(redis.call('SMEMBERS', K.watchers)) do
   local n = #out
