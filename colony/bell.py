@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from colony.doorbell import Doorbells
+from colony.doorbell import AT_ONCE, Doorbells
 from colony.errors import StoreUnavailable
 from colony.store import Ring
 
@@ -54,11 +54,17 @@ class Bell:
             self._sending = None
 
     async def _send(self, rings: Sequence[Ring], chord_of: str = "") -> None:
+        sent = 0
         try:
-            await asyncio.to_thread(self._doorbells.ring, rings, chord_of=chord_of)
+            if chord_of:
+                await self._doorbells.in_time(self._doorbells.expect, chord_of, len(rings))
+            while sent < len(rings):
+                some = rings[sent : sent + AT_ONCE]
+                await self._doorbells.in_time(self._doorbells.ring, some)
+                sent += len(some)
         except StoreUnavailable as error:
             log.warning(
                 "%d workers are accepted but were not announced; a node will find them: %s",
-                len(rings),
+                len(rings) - sent,
                 error,
             )

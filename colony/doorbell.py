@@ -6,9 +6,10 @@ no task code. The record is written before; a doorbell that is lost is rung agai
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from celery import Celery
 from kombu.entity import Queue
@@ -32,7 +33,14 @@ SPAWN_BATCH = "colony.spawn_batch"
 TRIGGER = "colony.trigger"
 INTAKE = (SPAWN, SPAWN_BATCH, TRIGGER)
 """The tasks that foreign producers send, to the intake queue."""
-BATCH = 500
+AT_ONCE = 500
+"""Messages in one call: what the broker must manage in the time that it is given."""
+
+SOCKET_SECONDS = 3.0
+"""What a connection to the broker waits for an answer; the longest question is a BRPOP of one second."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BROKER_LOST = (OperationalError, KombuError, ResponseError, *CONNECTION_LOST)
 
@@ -83,6 +91,9 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
         broker_connection_timeout=1.0,
         result_expires=7 * 24 * 3600,
         result_backend_always_retry=True,
+        redis_socket_timeout=SOCKET_SECONDS,
+        redis_socket_connect_timeout=1.0,
+        redis_backend_health_check_interval=10,
         broker_transport_options={
             "visibility_timeout": 15,
             "unacked_restore_interval": 3,
@@ -91,7 +102,7 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
             "unacked_index_key": f"colony.{colony_id}.unacked_index",
             "unacked_mutex_key": f"colony.{colony_id}.unacked_mutex",
             "unacked_mutex_expire": 10,
-            "socket_timeout": 30,
+            "socket_timeout": SOCKET_SECONDS,
             "socket_connect_timeout": 1,
             "socket_keepalive": True,
             "health_check_interval": 10,
@@ -101,26 +112,40 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
 
 
 class Doorbells:
-    """Rings, and looks at the queue. Blocking: call from a thread where an event loop runs."""
+    """Rings, and looks at the queue. Blocking: where an event loop runs, call with `in_time`."""
 
     def __init__(self, app: Celery, colony_id: str, settings: Settings) -> None:
         self._app = app
         self._queue = queue_of(colony_id)
         self._intake = intake_of(colony_id)
         self._unacked = app.conf.broker_transport_options["unacked_key"]
+        self._patience = settings.connect_timeout.total_seconds()
         self._where = safe_url(settings.queue_url)
         self._user = user_of(settings.queue_url)
 
-    def ring(self, rings: Sequence[Ring], *, chord_of: str = "") -> None:
-        """Send one message for each. Raises `StoreUnavailable` when the broker is away.
+    async def in_time(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One of the verbs below, in a thread. Raises `StoreUnavailable`, also when it has not returned after
+        `connect_timeout`: a broker that is cut off takes its time to say nothing. It may be done later."""
+        doing = asyncio.to_thread(verb, *args, **kwargs)
+        try:
+            return await asyncio.wait_for(doing, self._patience)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the broker at {self._where} has not answered within {self._patience:g} s"
+            ) from None
 
-        `chord_of`: these are all the members of this batch; the chord that joins it expects them.
-        """
+    def expect(self, batch: str, size: int) -> None:
+        """Before they are rung for: the chord that joins this batch expects so many members."""
+        try:
+            self._app.backend.set_chord_size(batch, size)
+        except BROKER_LOST as error:
+            raise self._away(error) from error
+
+    def ring(self, rings: Sequence[Ring]) -> None:
+        """Send one message for each, `AT_ONCE` at most. Raises `StoreUnavailable` when the broker is away."""
         reached("before-ring")
         try:
-            if chord_of:
-                self._app.backend.set_chord_size(chord_of, len(rings))
-            with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
+            with self._app.producer_or_acquire() as producer, producer.batch(AT_ONCE):
                 bodies = {batch: self._body(batch) for batch in {ring.batch for ring in rings}}
                 for ring in rings:
                     self._send(ring, bodies[ring.batch], producer)

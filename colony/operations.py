@@ -175,13 +175,13 @@ class Operations:
 
     async def queue_depth(self) -> int:
         """How many doorbells wait in the Celery queue."""
-        depth, _ = await asyncio.to_thread(self._doorbells.depth)
+        depth, _ = await self._doorbells.in_time(self._doorbells.depth)
         return depth
 
     async def intake_depth(self) -> int:
         """How many messages of foreign producers wait to be accepted: because the intake is paused, the
         fleet is full, or no node is there."""
-        return await asyncio.to_thread(self._doorbells.intake_depth)
+        return await self._doorbells.in_time(self._doorbells.intake_depth)
 
     async def tally(self, what: str) -> None:
         """Count something in the colony's totals (`get_stats`)."""

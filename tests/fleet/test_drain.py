@@ -398,6 +398,32 @@ async def test_a_drain_ends_without_redis(fleet: type[Fleet]) -> None:
             redis.start()
 
 
+@pytest.mark.parametrize(("signum", "busy"), [(signal.SIGTERM, True), (signal.SIGQUIT, False)])
+async def test_a_node_that_is_cut_off_from_redis_ends(
+    fleet: type[Fleet], signum: signal.Signals, busy: bool
+) -> None:
+    """Nobody refuses, nobody answers: the main thread waits and waits. What it ran goes on elsewhere, and the
+    drain counts for nothing."""
+    with EmbeddedRedis() as redis, Proxy(redis.url) as proxy:
+        async with fleet(
+            "tests.definitions:basic",
+            nodes=0,
+            redis_url=redis.url,
+            lease="2",
+            beat_interval="0.5",
+            drain_grace="1",
+        ) as running:
+            [cut_off] = await running.add_nodes(1, redis_url=proxy.url)
+            ids = await running.runtime.spawn("doze", count=2) if busy else []
+            await wait_until(lambda: _all_asleep(running, len(ids)), what="the workers run")
+            proxy.black_hole()
+            cut_off.process.send_signal(signum)
+            assert await asyncio.to_thread(cut_off.wait, 25) == 0
+            await running.add_nodes(1)
+            reports = await running.runtime.wait_for_worker_reports(ids, timeout=20)
+            assert {report.status for report in reports} <= {ReportStatus.SUCCESS}
+
+
 async def test_doorbells_on_their_way_to_a_node_that_ends_go_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,8 +14,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import math
 import os
 import signal
+import time
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import Any, Final
@@ -43,6 +47,7 @@ class Drain:
         self._begun = RawValue(ctypes.c_bool, False)
         self._owner = os.getpid()
         self._look: asyncio.Task[None] | None = None
+        self._begun_at = self._at_once_at = math.inf
         self.from_afar = False
         """Whether an operator drained this node (`colony drain`), rather than a signal."""
 
@@ -55,9 +60,17 @@ class Drain:
         """Whether nothing new is to be taken."""
         return bool(self._begun.value)
 
-    def begin(self) -> None:
+    def begin(self, *, at_once: bool = False) -> None:
         """Take nothing new from now on. From any thread, also from a signal handler; again: nothing."""
+        now = time.monotonic()
+        self._begun_at = min(self._begun_at, now)
+        if at_once:
+            self._at_once_at = min(self._at_once_at, now)
         self._begun.value = True
+
+    def over_for(self, grace: float) -> float:
+        """Seconds since the node should have ended: the grace is over, or it was told to end at once."""
+        return time.monotonic() - min(self._begun_at + grace, self._at_once_at)
 
     def end_node(self) -> None:
         """An operator drains this node: it ends as if SIGTERM had come. Nothing, if it already does, and
@@ -88,15 +101,24 @@ def install(app: Celery, drain: Drain) -> None:
 
     def at_once(_signum: int, frame: FrameType | None) -> None:
         """Hand over at once, then shut down as after SIGTERM: nothing is left to wait for."""
-        drain.begin()
+        drain.begin(at_once=True)
         agent_loop().call_soon_threadsafe(cut_running)
         warm = signal.getsignal(signal.SIGTERM)
         assert callable(warm), "Celery has a handler for SIGTERM"
         warm(signal.SIGTERM, frame)
 
     def ready(sender: Any, **_: Any) -> None:
+        cold = signal.getsignal(signal.SIGQUIT)
         if not _cuts_itself(sender):
             signal.signal(signal.SIGQUIT, at_once)
+        elif callable(cold):
+            signal.signal(signal.SIGQUIT, partial(begin_at_once, cold))
+
+    def begin_at_once(cold: Callable[..., Any], signum: int, frame: FrameType | None) -> None:
+        drain.begin(
+            at_once=True
+        )  # Celery says so when it is done, and may wait for the broker before
+        cold(signum, frame)
 
     def begin(sig: str = "", **_: Any) -> None:
         drain.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 from celery.worker import state as celery_state
 
-from colony.store import Store
+from colony.bell import Bell
+from colony.store import Ring, Store
 from colony.triggers.keeping import declare
 from workers.loop import agent_loop
 from workers.node.context import NodeContext
@@ -48,10 +50,13 @@ class Heart(Role):
             "concurrency": concurrency,
             "version": context.colony.version,
         }
+        self._registered_at = math.inf
         self._missing: dict[str, str] = {}
         self._asked_at: float | None = None
         self._last_lag = 0.0
         self._answered_at = time.monotonic()
+        self._bell = Bell(context.doorbells())
+        self._ringing: asyncio.Task[None] | None = None
 
     @property
     def interval(self) -> timedelta:
@@ -77,8 +82,7 @@ class Heart(Role):
 
     async def begin(self, store: Store) -> None:
         """Make the colony known and take the lease: before the first claim."""
-        await store.register(self.context.face())
-        await declare(store, list(self.context.colony.triggers.values()))
+        await self._register(store)
         asked_at = lease_clock()
         await self._beat(store, join=True)
         self.context.lease.renewed(asked_at, self.context.settings.lease)
@@ -93,12 +97,27 @@ class Heart(Role):
                 "the lease of node %s was lost: its workers were rescued; starting anew",
                 self.context.node,
             )
+            await self._register_again(store)
             asked_at = lease_clock()
             held = await self._beat(store, join=True) or {}
         self._drop_rescued(held)
         self.context.lease.renewed(asked_at, self.context.settings.lease)  # after the dropping
         await self._give_back_lost(store, held)
         await self._see_to_drain(store)
+
+    async def _register(self, store: Store) -> None:
+        """Make the colony and its triggers known; the last definition wins."""
+        began, self._registered_at = await store.now_ms(), math.inf  # not before all of it is done
+        await store.register(self.context.face())
+        await declare(store, list(self.context.colony.triggers.values()))
+        self._registered_at = began
+
+    async def _register_again(self, store: Store) -> None:
+        """Where Redis has lost what this node registered (emptied, or back at an older state). What another
+        has registered since then stands: it may be the next version."""
+        if await store.last_registered() < self._registered_at:
+            log.error("Redis has lost data: colony %s is registered again", store.colony_id)
+            await self._register(store)
 
     async def _see_to_drain(self, store: Store) -> None:
         """Tell the store that this node drains; or do so, if the store says that it is to."""
@@ -135,22 +154,23 @@ class Heart(Role):
         """Held for a second beat and not run by any slice: a crashed slice, a killed pool child."""
         here = _running_here()
         missing = {w: token for w, token in held.items() if w not in here}
-        for worker_id, token in missing.items():
-            if self._missing.get(worker_id) == token:
-                await self._give_back(store, worker_id, token)
+        lost = [(w, token) for w, token in missing.items() if self._missing.get(w) == token]
         self._missing = missing
+        given_back = [await self._give_back(store, w, token) for w, token in lost]
+        if rings := [ring for ring in given_back if ring is not None]:
+            self._ringing = asyncio.create_task(
+                self._bell.ring(rings)
+            )  # a beat waits for no broker
 
-    async def _give_back(self, store: Store, worker_id: str, token: str) -> None:
+    async def _give_back(self, store: Store, worker_id: str, token: str) -> Ring | None:
         log.warning("worker %s was claimed by this node but is not run here: given back", worker_id)
-        ring = await store.give_back(
+        return await store.give_back(
             worker_id,
             token,
             f"its slice on {self.context.node} was lost",
             counted=not self.context.drain.begun,
             ring_again_after=self.context.settings.ring_again_after,
         )
-        if ring is not None:
-            await asyncio.to_thread(self.context.doorbells().ring, [ring])
 
     def _watch_agent_loop(self) -> None:
         """Ask the agent loop for a sign, and say how long the last one took to come."""
@@ -177,8 +197,7 @@ async def hand_over(store: Store, context: NodeContext) -> None:
     taken = 1
     while taken:
         taken, rings = await store.rescue(context.node, cap=200, ring_again_after=after, died=False)
-        if rings:
-            await asyncio.to_thread(context.doorbells().ring, rings)
+        await Bell(context.doorbells()).ring(rings)
 
 
 def _running_here() -> set[str]:

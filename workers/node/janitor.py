@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 
+from colony.bell import Bell
 from colony.doorbell import Doorbells
 from colony.errors import StoreUnavailable
 from colony.metrics.names import ROUNDS_FAILED, WORKERS_RESCUED
-from colony.store import Due, Ring, Store
+from colony.store import Due, Store
 from workers.node.context import NodeContext
 from workers.node.role import Role
 
@@ -38,6 +39,7 @@ class Janitor(Role):
     def __init__(self, context: NodeContext) -> None:
         super().__init__(context)
         self._doorbells: Doorbells = context.doorbells()
+        self._bell = Bell(self._doorbells)
         self._rounds_done = 0
         self._set_aside: deque[tuple[str, str]] = deque(maxlen=1000)
 
@@ -100,7 +102,7 @@ class Janitor(Role):
                     node, cap=CAP, ring_again_after=self.context.settings.ring_again_after
                 )
                 WORKERS_RESCUED.add(by=taken)
-                await self._ring(rings)
+                await self._bell.ring(rings)
 
     async def _do_items(self, store: Store, due: Due) -> None:
         """Deadlines, wakes, stops; also what the doing of them makes due (a tree, level by level)."""
@@ -120,7 +122,7 @@ class Janitor(Role):
         rung = await asyncio.gather(
             *(store.expire(item, grace=settings.stop_grace, cap=CAP) for item in others)
         )
-        await self._ring(
+        await self._bell.ring(
             [*(r for r in woken if r is not None), *(r for each in rung for r in each)]
         )
 
@@ -130,7 +132,7 @@ class Janitor(Role):
         rings = await asyncio.gather(
             *(store.join(batch_id, ring_again_after=after) for batch_id in due.joins)
         )
-        await self._ring([ring for each in rings for ring in each])
+        await self._bell.ring([ring for each in rings for ring in each])
 
     async def _send_notices(self, store: Store, due: Due) -> None:
         """What a join has promised to tell (on_complete): at least once, with an id of its own."""
@@ -144,7 +146,7 @@ class Janitor(Role):
         what = json.loads(text)
         task_id = f"{notice.partition(':')[2]}.complete"
         try:
-            await asyncio.to_thread(
+            await self._doorbells.in_time(
                 self._doorbells.notify,
                 what["to"]["task"],
                 [what["result"]],
@@ -161,7 +163,7 @@ class Janitor(Role):
         if not due.pending:
             return
         try:
-            waiting, unacknowledged = await asyncio.to_thread(self._doorbells.depth)
+            waiting, unacknowledged = await self._doorbells.in_time(self._doorbells.depth)
         except StoreUnavailable as error:
             log.warning("janitor: %s", error)
             return
@@ -170,7 +172,7 @@ class Janitor(Role):
         rings = await store.ring_again(after=self.context.settings.ring_again_after, cap=CAP)
         if rings:
             log.info("%d doorbells went unanswered and are rung again", len(rings))
-        await self._ring(rings)
+        await self._bell.ring(rings)
 
     async def _retain(self, store: Store, _due: Due) -> None:
         """Now and then: forget what has ended beyond what is kept."""
@@ -183,11 +185,3 @@ class Janitor(Role):
             ttl=config.result_retention_ttl,
             cap=CAP * RETAIN_EVERY_ROUNDS,
         )
-
-    async def _ring(self, rings: Sequence[Ring]) -> None:
-        if not rings:
-            return
-        try:
-            await asyncio.to_thread(self._doorbells.ring, rings)
-        except StoreUnavailable as error:
-            log.warning("janitor: %d doorbells are rung later: %s", len(rings), error)

@@ -12,7 +12,8 @@ Not deaf: a node that is full, that drains, whose queue an operator has cancelle
 itself (SIGSTOP), or whose broker is away for all: a restart would not help.
 
 It drains, as at SIGTERM, and ends with `EXIT_DEAF`. If the main thread cannot end it, the watchdog
-hands over what the node holds and ends the process itself.
+hands over what the node holds and ends the process itself; so it does at the end of any drain, when the main
+thread waits for a broker that is cut off and says nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ import time
 from datetime import timedelta
 from typing import Any, Final
 
+from celery.worker import state as celery_state
+
 from colony.doorbell import queue_of
 from colony.errors import ColonyError
 from colony.store import Link, Store
 from workers.node.context import NodeContext
+from workers.node.drain import EXIT_DRAINED
 from workers.node.heart import hand_over
 from workers.node.role import Role
+from workers.pool import AsyncioPool
 from workers.transport import Heard, Room
 
 log = logging.getLogger("colony.watchdog")
@@ -74,7 +79,9 @@ class Watchdog(Role):
         return self._away_at > Heard.reply
 
     async def round(self, store: Store) -> None:
-        """Find out whether this node is deaf; if so, end it."""
+        """Find out whether this node is deaf, or does not come to its end; if so, end it."""
+        if self._does_not_end():
+            await self._end_process(store, EXIT_DRAINED if self.context.drain.from_afar else 0)
         passed_over = time.monotonic() - max(Heard.message, self._excused_at)
         if self._is_excused():
             self._excuse()
@@ -120,6 +127,14 @@ class Watchdog(Role):
         if self.reason is not None:
             self._worker.exitcode = EXIT_DEAF
 
+    def _does_not_end(self) -> bool:
+        """Its drain is over, and the main thread waits for a broker that says nothing. Other pools than ours
+        know no grace: there it waits for what runs."""
+        grace = self.context.settings.drain_grace.total_seconds()
+        if self.context.drain.over_for(grace) < STUCK_SECONDS:
+            return False
+        return isinstance(self._worker.pool, AsyncioPool) or not celery_state.active_requests
+
     def _is_excused(self) -> bool:
         now = time.monotonic()
         slept = now - self._looked_at > self.interval.total_seconds() + self._deaf_after / 4
@@ -154,9 +169,9 @@ class Watchdog(Role):
         try:
             await asyncio.wait_for(self._stopping.wait(), grace)
         except TimeoutError:
-            await self._end_process(store)
+            await self._end_process(store, EXIT_DEAF)
 
-    async def _end_process(self, store: Store) -> None:
+    async def _end_process(self, store: Store, code: int) -> None:
         log.critical(
             "the main thread does not end this node: ended at once, its workers handed over"
         )
@@ -165,4 +180,4 @@ class Watchdog(Role):
         except (ColonyError, TimeoutError) as error:
             log.critical("the hand-over failed, its lease will run out: %s", error)
         logging.shutdown()
-        os._exit(EXIT_DEAF)
+        os._exit(code)
