@@ -21,6 +21,7 @@ from pydantic_ai.messages import ModelRequest, ModelResponse, ToolReturnPart, Us
 from colony.models import TaskSpec, WorkerRecord
 from colony.tools import Tool, ToolContext, make_tool
 from workers.agent.outcome import Waiting
+from workers.agent.results import LEAST_BYTES
 from workers.agent.run import AgentRun
 from workers.agent.spawning import Offspring, ParallelTask, Unit, problem_of, spec_of
 from workers.agent.text import cut
@@ -29,9 +30,6 @@ from workers.agent.transcript import Transcript
 DELEGATE_TASK = "delegate_task"
 TOLD = "background_told"
 """The key in a request's metadata under which stands which unit it tells of."""
-
-LEAST_BYTES = 1024
-"""What a member of a unit may say at least, however many there are."""
 
 
 async def delegate_task(

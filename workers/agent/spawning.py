@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from colony.models import Report, TaskSpec, WorkerRecord
 from colony.sizes import MAX_SECONDS
 from colony.tools import ParkForChildren, Tool, ToolContext, make_tool
+from workers.agent.results import Reports
 
 RUN_PARALLEL_WORKERS = "run_parallel_workers"
 MAX_TASKS = 64
@@ -71,7 +72,7 @@ async def run_parallel_workers(
     tasks: list[ParallelTask],
     ctx: ToolContext,
     timeout_seconds: float | None = None,
-) -> dict[str, JsonValue]:
+) -> Reports:
     """Run tasks in parallel, each by a worker of its own, and wait for all their reports.
 
     Args:
@@ -87,7 +88,7 @@ async def run_parallel_workers(
     if reports is None:
         raise ParkForChildren(batch_id)
     dumped: list[JsonValue] = [r.model_dump(mode="json", exclude_none=True) for r in reports]
-    return {"worker_count": len(reports), "reports": dumped}
+    return Reports(worker_count=len(reports), reports=dumped)
 
 
 _TOOL = make_tool(
