@@ -70,7 +70,13 @@ class DeliveryVerbs(Operations):
         One that exists is changed, goes on where it was, and is no longer paused; what is owed to it goes
         to the new URL. Raises `InvalidSubscription` when there are too many, or `UnknownColony`.
         """
-        if (size := len(subscription.model_dump_json())) > MAX_SPEC_BYTES:
+        try:
+            size = len(subscription.model_dump_json())
+        except ValueError as error:
+            raise InvalidSubscription(
+                f"subscription {subscription.id!r}: expected Unicode text in all its fields: {error}"
+            ) from error
+        if size > MAX_SPEC_BYTES:
             raise InvalidSubscription(
                 f"subscription {subscription.id!r} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} "
                 "are kept"

@@ -44,8 +44,14 @@ def utf8(name: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
+        half = text[error.start]
+        byte = (
+            f" (a byte that is no UTF-8, 0x{ord(half) - 0xDC00:02x})"
+            if "\udc80" <= half <= "\udcff"
+            else ""
+        )
         raise InvalidTask(
-            f"{name}: expected Unicode text, got half of a surrogate pair, {text[error.start]!r}, at "
+            f"{name}: expected Unicode text, got half of a surrogate pair, {half!r}{byte}, at "
             f"character {error.start}: send the whole character, or leave it out"
         ) from None
 

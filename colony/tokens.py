@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 from colony.errors import InvalidTask, UnknownToken
 from colony.models import Model, from_ms
 from colony.operations import Operations, unknown_colony
+from colony.sizes import utf8
 from colony.store import Store
 
 TOKEN = re.compile(r"colony_([0-9a-f]{16})_([\w-]{43})", re.ASCII)
@@ -78,6 +79,7 @@ class TokenVerbs(Operations):
             raise InvalidTask(
                 f"name of a token: expected 1 to {NAME_CHARACTERS} characters that say who holds it"
             )
+        utf8("name of a token", name)
         if expires_in is not None and expires_in <= timedelta(0):
             raise InvalidTask(f"expires_in: expected a time to come, got {expires_in}")
         token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from colony.cli.durations import short_duration
 from colony.models import Report
+from colony.sizes import storable
 
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
@@ -65,7 +66,7 @@ def note(text: str, style: str = "") -> None:
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout, flushed. Models are dumped as the JSON they are kept as."""
     text = json.dumps(value, default=_jsonable, ensure_ascii=False, indent=indent)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{storable(text)}\n")
     sys.stdout.flush()
 
 
@@ -76,8 +77,9 @@ def _jsonable(value: Any) -> Any:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text that others wrote, without control characters: it cannot move the cursor."""
-    return Text(_CONTROL.sub("�", text), style=style)
+    """Text that others wrote, without control characters: it cannot move the cursor. Nor is there anything
+    in it that cannot be printed."""
+    return Text(_CONTROL.sub("�", storable(text)), style=style)
 
 
 def one_line(text: str, limit: int = 100) -> Text:

@@ -36,6 +36,7 @@ from colony.errors import (
     StoreUnavailable,
     StoreUntrusted,
 )
+from colony.sizes import utf8
 from colony.store.scripts import SCRIPTS, Script
 from colony.store.trouble import trouble_of
 
@@ -137,7 +138,8 @@ class Link:
 
     async def call(self, *command: Any) -> Reply:
         """One command, its reply. Raises `StoreUnavailable`, or redis-py's `ResponseError`; what
-        cannot be sent (lone surrogates, None) is a `ValueError` here and disturbs nobody else."""
+        cannot be sent is a `ValueError` here (`InvalidTask` for half of a surrogate pair) and disturbs
+        nobody else."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         self._queue.append((loop.time(), _sendable(command), future))
@@ -372,7 +374,11 @@ def _sendable(command: Command) -> Command:
         if isinstance(argument, bool) or not isinstance(argument, str | bytes | int | float):
             raise ValueError(f"{command[0]}: {argument!r} cannot be sent to Redis")
     name, *arguments = command
-    return (name, *(a.encode() if isinstance(a, str) else a for a in arguments))
+    try:
+        return (name, *(a.encode() if isinstance(a, str) else a for a in arguments))
+    except UnicodeEncodeError as error:
+        utf8(f"{error.object[:200]!r} for Redis", error.object)
+        raise
 
 
 def _is_final(trouble: StoreUnavailable) -> bool:

@@ -60,7 +60,13 @@ class TriggerVerbs(Operations):
     async def put_trigger(self, spec: TriggerSpec | dict[str, Any]) -> TriggerSpec:
         """Add or change a trigger while the fleet runs. Raises `InvalidTrigger`, which names the field."""
         checked = TriggerSpec.of(spec)
-        if (size := len(checked.model_dump_json())) > MAX_SPEC_BYTES:
+        try:
+            size = len(checked.model_dump_json())
+        except ValueError as error:
+            raise InvalidTrigger(
+                f"trigger {checked.id!r}: expected Unicode text in all its fields: {error}"
+            ) from error
+        if size > MAX_SPEC_BYTES:
             raise InvalidTrigger(
                 f"trigger {checked.id!r} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} are kept"
             )
