@@ -229,7 +229,12 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         limits, config = await self._limits()
         specs = check_task(old.task, old.data, old.agent, 1, limits)
         options = _again(old, idempotency_key)
-        [new] = await self._spawner().spawn([new_worker_id()], specs, config, options)
+        new, *others = await self._spawner().spawn([new_worker_id()], specs, config, options)
+        if others:
+            raise InvalidTask(
+                f"idempotency_key {idempotency_key!r} was used by spawn, for {1 + len(others)} workers: "
+                "expected a key of its own for the one that is retried; use another"
+            )
         return new
 
     async def retry_quarantined(self, worker_id: str) -> str:

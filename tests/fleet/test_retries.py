@@ -133,3 +133,13 @@ async def test_who_was_stopped_by_somebody_is_retried(runtime: ColonyRuntime) ->
     assert [record.task for record in await records(runtime, again)] == ["rest 1", "fail"]
     await runtime.stop_batch(again.id)
     await joined(runtime, again.id)
+
+
+async def test_a_key_of_several_workers_is_none_of_a_retry(runtime: ColonyRuntime) -> None:
+    """One id is asked for, two are known by that key: refused, and nothing is spawned."""
+    first, _ = ids = await runtime.spawn("fetch", count=2, idempotency_key="two")
+    await runtime.wait_for_worker_reports(ids, 20)
+    accepted = (await runtime.get_stats()).totals["accepted"]
+    with pytest.raises(InvalidTask, match="used by spawn, for 2 workers"):
+        await runtime.retry_worker(first, idempotency_key="two")
+    assert (await runtime.get_stats()).totals["accepted"] == accepted
