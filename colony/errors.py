@@ -187,7 +187,8 @@ class StoreLoading(StoreUnavailable):
 
 
 class StoreDenied(StoreUnavailable):
-    """Redis wants a user and password, or does not take these, or refuses this user a command."""
+    """Redis wants a user and password, or does not take these, or refuses this user a command, or has no
+    database of this number."""
 
 
 class StoreUntrusted(StoreUnavailable):

@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from colony.cli.connection import settings_of
-from colony.cli.doctor_redis import examine_server
+from colony.cli.doctor_redis import examine_server, refuses_writes
 from colony.cli.durations import short_duration
 from colony.cli.findings import Finding, Level
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
@@ -23,7 +23,8 @@ from colony.cli.output import emit_json, one_line, plain, say
 from colony.credentials import Keyring
 from colony.definition import Colony, load_colony
 from colony.errors import ColonyError, CredentialError
-from colony.models import FleetStats, NodeInfo
+from colony.listing import WorkerSummary
+from colony.models import FleetStats, NodeInfo, WorkerState
 from colony.operations import list_colonies
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
@@ -32,6 +33,8 @@ LONG_WAIT_SECONDS = 60.0
 LAG_SECONDS = 1.0
 SILENT_SECONDS = 10.0
 REJECTED_SHOWN = 5
+LOOKED_AT = 500
+"""How many of those that wait are asked what for, the oldest."""
 VAULT_SECONDS = 5.0
 
 
@@ -95,20 +98,22 @@ async def diagnose(
         yield finding
         for finding in await _credentials(loaded):
             yield finding
-    reachable = True
+    reachable, writable = True, True
     for role, url in {"Redis": settings.store_url, "broker": settings.queue_url}.items():
         if role == "broker" and url == settings.store_url:
             continue
         for finding in await examine_server(role, url, settings.connect_timeout.total_seconds()):
             yield finding
             reachable = reachable and finding.check != f"{role} reachable"
+            writable = writable and not (role == "Redis" and refuses_writes(finding))
     if not reachable:
         return
     try:
-        for finding in await _examine_colony(colony, loaded, settings):
+        for finding in await _examine_colony(colony, loaded, settings, writable=writable):
             yield finding
     except ColonyError as error:
-        yield Finding("colony", Level.PROBLEM, str(error))
+        remedy = None if writable else "mend first what keeps Redis from writing: see above"
+        yield Finding("colony", Level.PROBLEM, str(error), remedy)
 
 
 def _load(path: str) -> tuple[Colony | None, Finding]:
@@ -153,7 +158,7 @@ async def _problem_of(keyring: Keyring, alias: str) -> str | None:
 
 
 async def _examine_colony(
-    colony: str | None, loaded: Colony | None, settings: Settings
+    colony: str | None, loaded: Colony | None, settings: Settings, *, writable: bool
 ) -> list[Finding]:
     names = await list_colonies(settings)
     chosen = colony or (loaded.name if loaded else None) or (names[0] if len(names) == 1 else None)
@@ -168,8 +173,10 @@ async def _examine_colony(
         return [Finding("colony", Level.PROBLEM, found, start)]
     async with ColonyRuntime(chosen, settings=settings) as runtime:
         figures, nodes = await runtime.get_stats(), await runtime.list_nodes()
+        waiting = await runtime.longest_in(WorkerState.PENDING, LOOKED_AT)
         return [
-            *_nodes(chosen, nodes, loaded),
+            *_nodes(chosen, nodes, loaded, writable=writable),
+            *_versions(nodes, waiting),
             *_queue(figures, await runtime.queue_depth()),
             *_intake(await runtime.intake_depth()),
             await _rejected(runtime),
@@ -177,8 +184,18 @@ async def _examine_colony(
         ]
 
 
-def _nodes(name: str, nodes: Sequence[NodeInfo], loaded: Colony | None) -> Iterator[Finding]:
+def _nodes(
+    name: str, nodes: Sequence[NodeInfo], loaded: Colony | None, *, writable: bool
+) -> Iterator[Finding]:
     alive = [node for node in nodes if node.lease_seconds > 0]
+    if not alive and not writable:
+        yield Finding(
+            "nodes",
+            Level.WARNING,
+            f"none of colony {name} has a lease: none can be renewed while Redis refuses writes",
+            "mend Redis first, and leave the nodes that run as they are: they go on then",
+        )
+        return
     if not alive:
         yield Finding(
             "nodes",
@@ -202,6 +219,28 @@ def _nodes(name: str, nodes: Sequence[NodeInfo], loaded: Colony | None) -> Itera
             Level.WARNING,
             f"yours is {loaded.version}, the living nodes have {', '.join(versions)}",
             "restart the nodes with yours, or look at the definition that they have",
+        )
+
+
+def _versions(nodes: Sequence[NodeInfo], waiting: Sequence[WorkerSummary]) -> Iterator[Finding]:
+    """Workers that were refused for their definition's version, and no living node has it."""
+    served = {node.version for node in nodes if node.lease_seconds > 0}
+    if not served:
+        return
+    stuck: dict[str, list[str]] = {}
+    for worker in waiting:
+        what, _, version = (worker.waits_for or "").partition(" ")
+        if what == "version" and version not in served:
+            stuck.setdefault(version, []).append(worker.worker_id)
+    for version, ids in stuck.items():
+        count = f"{len(ids):,}{' or more' if len(waiting) == LOOKED_AT else ''}"
+        yield Finding(
+            "versions",
+            Level.PROBLEM,
+            f"workers that wait for a node of definition version {version}, which none has: {count}, the "
+            f"oldest {ids[0]} (the nodes have {', '.join(sorted(served))})",
+            f"start a node of version {version} until they have ended, or stop them (colony stop ID) and "
+            "spawn them anew",
         )
 
 

@@ -1,6 +1,6 @@
 """What `colony doctor` says of a Redis server: version, role, memory, persistence.
 
-It reads INFO and CONFIG GET, and nothing else.
+It reads INFO and CONFIG GET, and tries a write that writes nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from colony.cli.findings import Finding, Level
+from colony.errors import StoreDenied
+from colony.store.keys import prefix
 from colony.store.link import safe_url, user_of
 from colony.store.trouble import trouble_of
 
 OLDEST_REDIS = (6, 2)
+REFUSING = (" state", " role", " disk", " writes")
+"""The checks that say why a server takes no writes."""
+TRIAL_KEY = prefix("doctor") + "trial"
+"""A key that nobody has: SET … XX of it changes nothing, and is refused when writes are."""
 NEARLY_FULL = 0.8
 FULL = 0.97
 
@@ -33,8 +39,10 @@ async def examine_server(role: str, url: str, timeout: float) -> list[Finding]:
     )
     try:
         info = await client.info()
+        config = await _configured(client)
         findings = [_version(role, url, info), *_state(role, info)]
-        return findings + _configuration(role, await _configured(client), info)
+        findings += await _writes(role, url, client, info)
+        return findings + _configuration(role, config, info)
     except (RedisError, OSError) as error:
         if trouble := trouble_of(
             error, safe_url(url), user=user_of(url), command="the command 'info'"
@@ -47,8 +55,39 @@ async def examine_server(role: str, url: str, timeout: float) -> list[Finding]:
         await client.aclose()
 
 
+def refuses_writes(finding: Finding) -> bool:
+    """Whether it says that a server takes no writes now."""
+    return finding.level is Level.PROBLEM and finding.check.endswith(REFUSING)
+
+
+async def _writes(
+    role: str, url: str, client: redis.Redis, info: Mapping[str, Any]
+) -> list[Finding]:
+    """Whether it takes writes; nothing to say where it does, or where this user may not try."""
+    try:
+        await client.set(TRIAL_KEY, "", xx=True)
+    except ResponseError as error:
+        refused = trouble_of(error, safe_url(url), user=user_of(url))
+        if refused is None or isinstance(refused, StoreDenied):
+            return []
+        return [Finding(f"{role} writes", Level.PROBLEM, f"{refused}{_why_refused(error, info)}")]
+    return []
+
+
+def _why_refused(error: ResponseError, info: Mapping[str, Any]) -> str:
+    """What INFO knows of it."""
+    if "MISCONF" in str(error) and info.get("rdb_last_bgsave_status") == "err":
+        return (
+            " (its last background save failed, and stop-writes-on-bgsave-error is yes; when there is room: "
+            "redis-cli BGSAVE)"
+        )
+    if "min_slaves_good_slaves" in info:
+        return f" (good replicas now: {info['min_slaves_good_slaves']})"
+    return ""
+
+
 def _reach(error: Exception) -> str:
-    if isinstance(error, (AuthenticationError, NoPermissionError, ResponseError)):
+    if isinstance(error, (AuthenticationError, NoPermissionError)):
         return "put the right user and password into the URL: redis://user:password@host:6379/0"
     return (
         "start it, or name the right one with --redis-url or COLONY_REDIS_URL; "

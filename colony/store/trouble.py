@@ -34,8 +34,8 @@ _TROUBLES = (
     _Trouble(
         ("command not allowed when used memory",),
         StoreOutOfMemory,
-        "is out of memory and refuses to write: raise maxmemory (redis-cli CONFIG SET maxmemory), or "
-        "keep fewer results (result_retention_max)",
+        "is out of memory and refuses to write: raise maxmemory (redis-cli CONFIG SET maxmemory); keep "
+        "fewer results from then on (result_retention_max, result_retention_ttl)",
     ),
     _Trouble(
         ("write against a read only replica", "Link with MASTER is down"),
@@ -67,6 +67,18 @@ _TROUBLES = (
         ("invalid username-password", "invalid password", "WRONGPASS", "without any password"),
         StoreDenied,
         "does not take this user and password: mend them in the URL, redis://user:password@host:6379/0",
+    ),
+    _Trouble(
+        ("DB index is out of range", "invalid DB index"),
+        StoreDenied,
+        "has no database of the number in the URL: name one that it has, redis://host:6379/0 (it has as "
+        "many as its setting `databases` says, from 0 on)",
+    ),
+    _Trouble(
+        ("max number of clients reached",),
+        StoreUnavailable,
+        "takes no more connections: raise maxclients (redis-cli CONFIG SET maxclients), or find out who "
+        "holds them (redis-cli CLIENT LIST)",
     ),
     _Trouble(
         ("CERTIFICATE_VERIFY_FAILED",),

@@ -247,3 +247,29 @@ async def test_closing_fails_those_who_wait(own_redis: EmbeddedRedis, open_link:
     await link.close()
     answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
     assert {type(a) for a in answers} == {StoreUnavailable}
+
+
+async def test_a_database_that_does_not_exist_is_told_at_once(
+    own_redis: EmbeddedRedis, open_link: OpenLink
+) -> None:
+    """Not as a login that is wrong, and not after all patience."""
+    link = open_link(own_redis.url.rpartition("/")[0] + "/99", timedelta(minutes=1))
+    message, took = await _unavailable(link)
+    assert "no database of the number in the URL" in message
+    assert took < WITHIN
+
+
+async def test_a_redis_without_a_free_connection_is_told_apart(
+    own_redis: EmbeddedRedis, open_link: OpenLink
+) -> None:
+    """It is there: nobody is told to start it. With a connection free, the link goes on."""
+    with Redis.from_url(own_redis.url) as operator:
+        before = operator.config_get("maxclients")["maxclients"]
+        operator.config_set("maxclients", "1")
+        link = open_link(own_redis.url)
+        message, took = await _unavailable(link)
+        assert "raise maxclients" in message
+        assert "Start it" not in message
+        assert took < WITHIN + SLACK
+        operator.config_set("maxclients", before)
+    assert await link.call("PING")
