@@ -64,8 +64,11 @@ class FleetKeeping(StoreBase):
         return await self.link.call("HGET", self.keys("node", node), "draining") is not None
 
     async def sweep(self, *, interval: timedelta, lease: timedelta, cap: int) -> Due | None:
-        """What is due now; None when another node has just looked."""
+        """What is due now; None when another node has just looked. Nothing is while Redis is out of
+        memory: the round may go on to `retain`, which is let through and makes room."""
         reply = await self.run("sweep", millis(interval), millis(lease), cap)
+        if reply[0] == "full":
+            return Due([], [], 0, [], notices=False)
         return (
             Due(reply[1], reply[2], int(reply[3]), reply[4], reply[5] == "1")
             if reply[0] == "go"

@@ -71,7 +71,10 @@ OF_ONE = {
     *("line", "delivery", "lane", "sending", "subscription", "owed"),
 }
 WAITS = ("time", "children", "capacity", "siblings")
-NOISE = ("total:", "events", "swept", "followed", "run_id", "hold_until", "last_turn")
+NOISE = (
+    *("total:", "events", "swept", "followed", "last_turn"),
+    *("run_id", "hold_until", "restarted", "quiet_from"),
+)
 """Fields of ``meta`` that count and keep time; no state of the colony."""
 
 Dump = dict[str, Any]

@@ -1,18 +1,46 @@
 -- Take the workers of a node whose lease ran out, a bounded number at a time. A node that renewed meanwhile keeps them.
 -- ARGV: node, cap, ring_again_ms, '1' when its workers' deaths count (0: it leaves of its own will); they never do when
---       it was draining
+--       it was draining, nor when it may have ended well while Redis was away
 -- Returns: {how many were taken, {rings}}
+local SPARED_MOST = 10   -- by a worker: one that takes Redis down with its node must not do so for ever
 local node, died = ARGV[1], ARGV[4] == '1'
 local lease = redis.call('ZSCORE', K.nodes, node)
 if not lease or (died and tonumber(lease) > now) then return {0, {}} end
-local counted = died and not redis.call('HGET', K.node(node), 'draining')
+if not died then
+  pass_when_full()
+  redis.call('HSETNX', K.node(node), 'draining', int(now))   -- also for what it cannot hand over any more
+end
+
+-- Whether it was last heard before Redis was away. Nobody can say how such a node ended: it may have drained, and found
+-- nobody to hand over to. That nobody swept says little by itself: the only node may have died. But a node from before
+-- that lives would have swept, so it had no Redis either.
+local function ended_unseen()
+  local meta = redis.call('HMGET', K.meta, 'restarted', 'hold_until', 'quiet_from')
+  if tonumber(lease) < tonumber(meta[1] or '0') then return true end
+  if not meta[3] or tonumber(lease) >= tonumber(meta[2]) then return false end
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', K.nodes, int(now), '+inf')) do
+    local joined = redis.call('HGET', K.node(other), 'started_at')
+    if joined and tonumber(joined) <= tonumber(meta[3]) then return true end
+  end
+  return false
+end
+local draining = redis.call('HGET', K.node(node), 'draining')
+local unseen = died and not draining and ended_unseen()
+local function outcome_of(wid)   -- and whether it counts
+  if not died then return 'node ' .. node .. ' handed it over', false end
+  if draining then return 'node ' .. node .. ' ended in its drain', false end
+  if unseen and redis.call('HINCRBY', K.worker(wid), 'spared', 1) <= SPARED_MOST then
+    return 'node ' .. node .. ' was gone after Redis had been away', false
+  end
+  return 'node ' .. node .. ' died', true
+end
 local taken, ring, held = 0, {}, redis.call('HGETALL', K.held(node))
 for i = 1, math.min(#held, 2 * tonumber(ARGV[2])), 2 do
   local wid, token = held[i], held[i + 1]
   local rec = read(wid)
   taken = taken + 1
   if owns(rec, token) then
-    local outcome = 'node ' .. node .. (counted and ' died' or died and ' ended in its drain' or ' handed it over')
+    local outcome, counted = outcome_of(wid)
     if release(wid, rec, outcome, counted, ARGV[3]) then add_ring(ring, wid, rec) else owe_part(wid, rec) end
   else
     redis.call('HDEL', K.held(node), wid)

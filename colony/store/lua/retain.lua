@@ -4,6 +4,7 @@
 -- quarantine is not looked at: it is not among the ended.
 -- ARGV: max count, ttl_ms or '', cap
 -- Returns: how many were forgotten
+-- Its first write only removes, so a Redis that is out of memory lets it through: it makes room.
 redis.call('ZREMRANGEBYSCORE', K.waited, '-inf', int(now))
 local cap, forgotten = tonumber(ARGV[3]), 0
 local surplus = math.max(0, redis.call('ZCARD', K.ended) - tonumber(ARGV[1]))
