@@ -46,17 +46,23 @@ class FleetKeeping(StoreBase):
             raise _newer_schema(self.colony_id, reply[1])
         await self.link.call("SADD", COLONIES, self.colony_id)
 
+    async def last_registered(self) -> int:
+        """When a definition of the colony was last registered (ms); 0 when nobody knows the colony."""
+        return int(await self.link.call("HGET", self.keys("meta"), "last_registered") or 0)
+
     async def beat(
         self, node: str, *, lease: timedelta, about: Mapping[str, str | int], join: bool = False
     ) -> dict[str, str] | None:
         """Renew (or, with `join`, take) a node's lease. Returns what the store thinks it runs, worker
-        id → claim token; None when the lease was taken away: this node is dead and must start anew."""
+        id → claim token; None when the lease was taken away, or the colony's data are gone: this node is
+        dead and must start anew."""
         flat = [text for item in about.items() for text in item]
         reply = await self.run("beat", node, millis(lease), int(join), *flat)
         return pairs(reply[1]) if reply[0] == "ok" else None
 
     async def drain(self, node: str) -> bool:
-        """Have a node refused every claim, hand over what it runs, and end; False: there is none."""
+        """Have a node refused every claim, hand over what it runs, and end; False: there is none. For an
+        hour also after it has lost its lease."""
         return bool(await self.run("drain", node) == "ok")
 
     async def is_draining(self, node: str) -> bool:

@@ -14,6 +14,7 @@ worker:<id>        hash    the record of a worker                               
 parts:<id>         list    its conversation (`colony.conversation`)              until retention
 nodes              zset    node → end of its lease (ms)                          until it leaves
 node:<node>        hash    what the node says of itself                          until it leaves
+drained:<node>     string  when it was told to drain (ms)                        an hour
 held:<node>        hash    worker id → claim token, what the node runs now       until it leaves
 doorbells          zset    PENDING worker → when it may be rung again (ms)       while PENDING
 due                zset    <kind>:<id> → when (ms); kinds: see lua/expire.lua    until it is due
@@ -104,6 +105,7 @@ OF_ONE = (
     "worker",
     "parts",
     "node",
+    "drained",
     "held",
     "staged",
     "batch",

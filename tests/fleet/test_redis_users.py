@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from colony import ColonyRuntime
 from colony.errors import StoreDenied, StoreUnavailable
 from colony.settings import Settings
+from colony.store.keys import OF_ONE, PLAIN
 from tests.secure_redis import SecureRedis, secure_redis
 
 pytestmark = [pytest.mark.fleet]
@@ -108,6 +109,16 @@ MAY_NOT = {
     ],
     "operator": [CONTROL],
 }
+
+
+def test_a_node_may_touch_every_key_of_the_store(server: SecureRedis) -> None:
+    """All that are on the map, but those for API tokens: a key that is new needs a rule, too."""
+    tokens = ("tokens", "permits")
+    names = [name for name in PLAIN if name not in tokens]
+    names += [f"{name}:x" for name in OF_ONE if name not in tokens]
+    with Redis.from_url(server.url("node")) as redis:
+        for name in names:
+            redis.exists(STORE + name)
 
 
 @pytest.mark.parametrize("role", ROLES)

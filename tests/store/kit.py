@@ -51,7 +51,7 @@ TYPES = {
     **dict.fromkeys(LISTS, "list"),
     **dict.fromkeys(ZSETS, "zset"),
     "events": "stream",
-    "permits": "string",
+    **dict.fromkeys(("permits", "drained"), "string"),
     **dict.fromkeys(("rates", "rate"), "zset"),
     "arrived": "set",
     "children": "set",
@@ -65,7 +65,7 @@ TYPES = {
 }
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
-    *("state", "worker", "parts", "node", "held", "staged"),
+    *("state", "worker", "parts", "node", "drained", "held", "staged"),
     *("batch", "members", "arrived", "children", "units", "permits", "rate"),
     *("trigger", "busy", "fires"),
     *("line", "delivery", "lane", "sending", "subscription", "owed"),
@@ -73,7 +73,7 @@ OF_ONE = {
 WAITS = ("time", "children", "capacity", "siblings")
 NOISE = (
     *("total:", "events", "swept", "followed", "last_turn"),
-    *("run_id", "hold_until", "restarted", "quiet_from"),
+    *("run_id", "hold_until", "restarted", "quiet_from", "last_registered"),
 )
 """Fields of ``meta`` that count and keep time; no state of the colony."""
 
@@ -241,7 +241,7 @@ def check_whole(whole: Dump) -> list[str]:
         assert kind in TYPES, f"{name} is not on the key map"
         assert bool(of) == (kind in OF_ONE), f"{name} is not on the key map"
         assert not isinstance(content, Exception), f"{name} is no {TYPES[kind]}: {content}"
-        if kind == "staged" or (kind == "worker" and content.get("state") == "STAGED"):
+        if kind in ("staged", "drained") or (kind == "worker" and content.get("state") == "STAGED"):
             fleeting.append(name)
     records = {w: r for w, r in _of(whole, "worker").items() if r.get("state") != "STAGED"}
     states = _of(whole, "state")

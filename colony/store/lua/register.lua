@@ -5,7 +5,7 @@ local found = redis.call('HGET', K.meta, 'schema')
 for i = 1, #ARGV, 2 do
   if ARGV[i] == 'schema' and found and tonumber(found) > tonumber(ARGV[i + 1]) then return {'schema', found} end
 end
-redis.call('HSET', K.meta, unpack(ARGV))
+redis.call('HSET', K.meta, 'last_registered', int(now), unpack(ARGV))
 local overridden = false
 for _, field in ipairs(redis.call('HKEYS', K.meta)) do
   if string.sub(field, 1, 9) == 'override:' then overridden = true end
