@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import IO, Annotated
@@ -16,6 +17,8 @@ from typing import IO, Annotated
 import typer
 
 from colony.cli.connection import open_runtime, settings_of
+from colony.cli.durations import duration_option, short_duration
+from colony.cli.harvest import TEN_MINUTES
 from colony.cli.options import (
     AsJson,
     BrokerUrl,
@@ -28,7 +31,7 @@ from colony.cli.options import (
     Processes,
     RedisUrl,
 )
-from colony.cli.output import emit_json, say
+from colony.cli.output import emit_json, note, say
 from colony.cli.processes import (
     STDERR,
     bound_command,
@@ -36,7 +39,7 @@ from colony.cli.processes import (
     environment,
     python_command,
 )
-from colony.errors import ColonyError
+from colony.errors import ColonyError, UnknownNode
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
 from colony.store import Link
@@ -132,6 +135,12 @@ def drain(
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Return when they have ended.")
     ] = False,
+    timeout: Annotated[
+        timedelta,
+        typer.Option(
+            parser=duration_option, metavar="DURATION", help="How long --wait waits for their ends."
+        ),
+    ] = TEN_MINUTES,
     colony: ColonyName = None,
     redis_url: RedisUrl = None,
     broker_url: BrokerUrl = None,
@@ -140,28 +149,74 @@ def drain(
     """End nodes as SIGTERM does, from afar: they take nothing new and hand over what they run.
 
     A node of `colony worker --processes N` is not started again; one under systemd or in Kubernetes is,
-    unless its unit or deployment is told otherwise.
+    unless its unit or deployment is told otherwise. One that does not answer any more (frozen, cut off) is
+    gone when its lease has run out: what it ran goes on elsewhere, and it ends if it comes back within an
+    hour. The exit code of --wait is 0 if none is left.
     """
     if bool(node) == all_:
         raise typer.BadParameter("name nodes, or --all", param_hint="'NODE…'")
 
-    async def run() -> list[str]:
+    async def run() -> tuple[list[str], dict[str, bool]]:
         async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            alive = [found.node for found in await runtime.list_nodes() if found.lease_seconds > 0]
-            drained = [await runtime.drain_node(name) for name in node or alive]
-            left = {*drained} if wait else set()
-            while left := left & {  # noqa: ASYNC110 (they are other processes)
-                found.node for found in await runtime.list_nodes()
-            }:
-                await asyncio.sleep(0.1)
-            return drained
+            drained = [await runtime.drain_node(name) for name in node or ()]
+            if all_:
+                drained = await _drain_all(runtime)
+            return drained, await _until_gone(runtime, drained, timeout) if wait else {}
 
-    drained = asyncio.run(run())
+    drained, gone = asyncio.run(run())
     if as_json:
-        emit_json({"drained": drained, "ended": wait})
-        return
-    for name in drained:
-        say(f"{name} {'has ended' if wait else 'drains'}")
+        ended = wait and all(gone.get(name) for name in drained)
+        emit_json({"drained": drained, "ended": ended, "gone": [n for n in gone if not gone[n]]})
+    elif not drained:
+        say("No node is alive: there is nothing to drain.")
+    else:
+        for name in drained:
+            say(f"{name} {_what_became_of(gone.get(name))}")
+    if wait and len(gone) < len(drained):
+        note(f"Not all have ended within {short_duration(timeout.total_seconds())}.")
+        raise typer.Exit(1)
+
+
+async def _drain_all(runtime: ColonyRuntime) -> list[str]:
+    """Drain every node that is alive; one that ends just now need not be."""
+    drained = []
+    for found in await runtime.list_nodes():
+        if found.lease_seconds > 0:
+            with suppress(UnknownNode):
+                drained.append(await runtime.drain_node(found.node))
+    return drained
+
+
+async def _until_gone(
+    runtime: ColonyRuntime, names: Sequence[str], timeout: timedelta
+) -> dict[str, bool]:
+    """Those that have gone within the time, each with whether it ended in order: before the end of the
+    last lease that it was seen with."""
+    gone: dict[str, bool] = {}
+    leases: dict[str, float] = {}
+    until = time.monotonic() + timeout.total_seconds()
+    while True:
+        asked_at = time.monotonic()
+        found = {info.node: info.lease_seconds for info in await runtime.list_nodes()}
+        now = time.monotonic()
+        for name in set(names) - set(gone):
+            if found.get(name, 0) > 0:
+                leases[name] = asked_at + found[name]
+            else:
+                gone[name] = name not in found and now < leases.get(name, until)
+        if len(gone) == len(set(names)) or now >= until:
+            return gone
+        await asyncio.sleep(0.1)  # they are other processes
+
+
+def _what_became_of(in_order: bool | None) -> str:
+    match in_order:
+        case None:
+            return "drains"
+        case True:
+            return "has ended"
+        case False:
+            return "is gone: its lease ran out. What it ran goes on elsewhere; it ends if it comes back"
 
 
 @contextmanager

@@ -175,7 +175,7 @@ async def test_drain_on_the_command_line() -> None:
         assert name in err
         assert (await cli("drain", "--redis-url", fleet.redis_url))[0] == 2
         told = await ask(fleet.redis_url, "drain", name.partition("@")[0], "--wait")
-        assert told == {"drained": [name], "ended": True}
+        assert told == {"drained": [name], "ended": True, "gone": []}
         assert first.wait(5) == 0
         assert second.process.poll() is None
         told = await ask(fleet.redis_url, "drain", "--all")
