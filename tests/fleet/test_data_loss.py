@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -16,7 +17,7 @@ from tests.fleet.helpers import node_name, statuses, wait_for_state
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
-BEAT = {"lease": "2", "beat_interval": "0.4"}
+BEAT: dict[str, Any] = {"lease": "2", "beat_interval": "0.4"}
 
 
 async def test_an_emptied_redis_is_served_again_by_the_nodes_that_live() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.unit.cli_kit import answer, call
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
 LEASE = 2.0
-BEAT = {"lease": str(LEASE), "beat_interval": "0.4"}
+BEAT: dict[str, Any] = {"lease": str(LEASE), "beat_interval": "0.4"}
 
 
 async def drain(fleet: Fleet, *arguments: str) -> tuple[int, str, str]:

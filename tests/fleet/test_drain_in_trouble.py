@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -16,7 +17,7 @@ from tests.fleet.helpers import assert_told_once, records, statuses, wait_for_st
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
 
-def drained_fleet(url: str, **options: str) -> Fleet:
+def drained_fleet(url: str, **options: Any) -> Fleet:
     """One node, whose workers have no death to spare."""
     return Fleet(
         "tests.definitions:basic",

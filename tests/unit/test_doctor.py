@@ -14,7 +14,7 @@ from redis import Redis
 from colony.cli.doctor import _ailing, _versions, diagnose
 from colony.cli.findings import Finding, Level
 from colony.listing import WorkerSummary
-from colony.models import NodeInfo
+from colony.models import NodeInfo, WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.settings import Settings
 from colony.store import Link, Refusal, Store
@@ -142,9 +142,20 @@ def test_a_server_without_a_free_connection_is_told_apart(server: EmbeddedRedis)
 
 def test_workers_of_a_version_that_no_node_has_are_found() -> None:
     """Not those whose version lives, and none while no node does: that is another finding."""
+    now = datetime.now(UTC)
     old, new = [
-        WorkerSummary.model_construct(worker_id=f"w{v}", waits_for=f"version {v}")
-        for v in ("0.9", "1")
+        WorkerSummary(
+            worker_id=f"w{version}",
+            state=WorkerState.PENDING,
+            agent="agent",
+            task="Do it.",
+            stream_id="s",
+            root_id=f"w{version}",
+            waits_for=f"version {version}",
+            created_at=now,
+            since=now,
+        )
+        for version in ("0.9", "1")
     ]
     [found] = _versions([node()], [old, new])
     assert found.level is Level.PROBLEM
