@@ -33,11 +33,8 @@ chaos: setup ## hurt a fleet at random for minutes, then count (ARGS="--seed 7 -
 	$(BIN)/python -m tests.chaos $(ARGS)
 	$(if $(ARGS),,CHAOS_CONTROLS=1 $(BIN)/python -m pytest tests/chaos/test_mutants.py)
 
-REPLAYED := $(addprefix tests/fleet/test_,pools trees batches batch_joins background deadlines admission \
-	two_nodes tree_deaths replay)
-
 replay: setup ## run the tests of the fleet with every slice cut after each checkpoint
-	TEST_REPLAY=1 $(BIN)/python -m pytest $(addsuffix .py,$(REPLAYED)) $(ARGS)
+	TEST_REPLAY=1 $(BIN)/python -m pytest $(PARALLEL) tests/fleet $(ARGS)
 
 check: setup ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ pytest_plugins = ["colony.testing", "tests.nursery", "tests.stages"]
 
 NEEDS_NO_BROKER = "silences or empties the broker, and a cut worker goes on only when it is rung"
 COUNTS_SLICES = "counts the attempts of a worker, of which there are more here"
+CUTS_ITSELF = "cuts slices itself, at points of its own"
+TIMES_SLICES = "needs a worker that runs on for seconds, or a model that is called at that pace"
 NOT_REPLAYED: Mapping[str, str] = {
     "test_many_workers_report_once_each": COUNTS_SLICES,
     "test_a_parked_worker_holds_no_place": COUNTS_SLICES,
@@ -26,8 +28,27 @@ NOT_REPLAYED: Mapping[str, str] = {
     "test_a_batch_whose_node_dies_and_one_whose_doorbells_are_all_lost": NEEDS_NO_BROKER,
     "test_a_node_that_dies_with_parked_parents_and_running_children": COUNTS_SLICES,
     "test_a_thousand_workers_are_spread_over_two_nodes_and_report_once": COUNTS_SLICES,
+    "test_after_the_grace_time_workers_are_handed_over": COUNTS_SLICES,
+    "test_sigquit_hands_over_at_once": COUNTS_SLICES,
+    "test_a_node_killed_in_its_drain_counts_for_nothing": COUNTS_SLICES,
+    "test_a_queued_unit_is_seen_waiting_and_can_be_stopped": COUNTS_SLICES,
+    "test_all_are_stopped_whatever_state_they_go_through": COUNTS_SLICES,
+    "test_a_late_ack_neighbour_runs_each_long_task_once": COUNTS_SLICES,
+    "test_one_frame_fits_a_small_terminal": TIMES_SLICES,
+    "test_what_machines_read": TIMES_SLICES,
+    "test_a_fleet_on_three_hosts": TIMES_SLICES,
 }
 """Tests that do not hold where every slice is cut after each checkpoint (`make replay`), and why."""
+
+FILES_NOT_REPLAYED: Mapping[str, str] = {
+    "test_resume": CUTS_ITSELF,
+    "test_fencing": TIMES_SLICES,
+    "test_bad_messages": NEEDS_NO_BROKER,
+    **dict.fromkeys(("test_node_death", "test_redis_trouble"), COUNTS_SLICES),
+    **dict.fromkeys(("test_metrics", "test_traces", "test_logs"), COUNTS_SLICES),
+    **dict.fromkeys(("test_flower", "test_flower_browser"), COUNTS_SLICES),
+}
+"""The same, of whole files."""
 
 
 def pytest_configure() -> None:
@@ -41,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not os.environ.get("TEST_REPLAY"):
         return
     for item in items:
-        reason = NOT_REPLAYED.get(getattr(item, "originalname", item.name))
+        reason = FILES_NOT_REPLAYED.get(item.path.stem) or NOT_REPLAYED.get(
+            getattr(item, "originalname", item.name)
+        )
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=f"always-replay: {reason}"))

@@ -226,8 +226,8 @@ local function admit()
     end
   end
 end
-local function defer_rings()
-  for i = 1, #admitted, 4 do redis.call('ZADD', K.due, now, 'ring:' .. admitted[i]) end
+local function defer_rings()   -- in the order of their admission
+  for i = 1, #admitted, 4 do redis.call('ZADD', K.due, now - (#admitted - i) / 4000, 'ring:' .. admitted[i]) end
 end
 
 -- A stop goes down the tree: a due item does the children.
