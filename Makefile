@@ -15,7 +15,7 @@ UV := $(shell command -v uv)
 # uv trusts what this machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
 # Most tests wait for time to pass, not for a core. A server that is named is one for all of them.
-PARALLEL := $(if $(COLONY_TEST_REDIS_URL),,-n 3 --dist loadfile)
+PARALLEL := $(if $(COLONY_TEST_REDIS_URL),,-n 4 --dist loadfile)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 help: ## list the targets

@@ -94,6 +94,8 @@ def celery_app(colony_id: str, settings: Settings) -> Celery:
         redis_socket_timeout=SOCKET_SECONDS,
         redis_socket_connect_timeout=1.0,
         redis_backend_health_check_interval=10,
+        # Of one question; whoever must have an answer asks again, for ever (result_backend_always_retry).
+        result_backend_transport_options={"retry_policy": {"timeout": SOCKET_SECONDS}},
         broker_transport_options={
             "visibility_timeout": 15,
             "unacked_restore_interval": 3,
