@@ -14,6 +14,7 @@ NEEDS_NO_BROKER = "silences or empties the broker, and a cut worker goes on only
 COUNTS_SLICES = "counts the attempts of a worker, of which there are more here"
 CUTS_ITSELF = "cuts slices itself, at points of its own"
 TIMES_SLICES = "needs a worker that runs on for seconds, or a model that is called at that pace"
+MEASURES = "measures a node, which does several times the work here"
 NOT_REPLAYED: Mapping[str, str] = {
     "test_many_workers_report_once_each": COUNTS_SLICES,
     "test_a_parked_worker_holds_no_place": COUNTS_SLICES,
@@ -33,6 +34,9 @@ NOT_REPLAYED: Mapping[str, str] = {
     "test_a_node_killed_in_its_drain_counts_for_nothing": COUNTS_SLICES,
     "test_a_queued_unit_is_seen_waiting_and_can_be_stopped": COUNTS_SLICES,
     "test_all_are_stopped_whatever_state_they_go_through": COUNTS_SLICES,
+    "test_through_one_that_has_ended_its_descendants_are_stopped": TIMES_SLICES,
+    "test_descendants_count_once_when_all_are_stopped": TIMES_SLICES,
+    "test_ten_thousand_agents_wait_in_one_node_within_400_mb": MEASURES,
     "test_a_late_ack_neighbour_runs_each_long_task_once": COUNTS_SLICES,
     "test_one_frame_fits_a_small_terminal": TIMES_SLICES,
     "test_what_machines_read": TIMES_SLICES,

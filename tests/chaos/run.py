@@ -143,13 +143,21 @@ async def _hurt(
 async def _ended(runtime: ColonyRuntime, producer: Producer, standing: Standing) -> None:
     """Every waiter has its answer, all events have had their consequences, and nobody has not ended."""
     await producer.all_reported()
-    await standing.caught_up()
     while True:
         with suppress(StoreUnavailable):
-            states = (await runtime.get_stats()).states
-            if not any(count for state, count in states.items() if not state.terminal):
+            # What an event leads to may be spawned while nobody runs: look again.
+            if (
+                await _all_ended(runtime)
+                and await standing.caught_up()
+                and await _all_ended(runtime)
+            ):
                 return
         await asyncio.sleep(0.1)
+
+
+async def _all_ended(runtime: ColonyRuntime) -> bool:
+    states = (await runtime.get_stats()).states
+    return not any(count for state, count in states.items() if not state.terminal)
 
 
 async def _at_rest(world: World, seconds: float) -> list[str]:

@@ -40,6 +40,7 @@ async def running() -> AsyncIterator[Fleet]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bakery(running: Fleet, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     """The neighbour's worker, with Celery's defaults and threads."""
+    neighbour.app.conf.update(broker_url=running.redis_url, result_backend=running.redis_url)
     log = tmp_path_factory.mktemp("neighbour") / "log"
     command = [sys.executable, "-m", "celery", "-A", "tests.fleet.neighbour", "worker"]
     command += ["-P", "threads", "-c", str(BAKERS), "-n", "baker@%h", "-l", "info"]
@@ -54,7 +55,6 @@ async def bakery(running: Fleet, tmp_path_factory: pytest.TempPathFactory) -> As
 async def test_a_late_ack_neighbour_runs_each_long_task_once(running: Fleet, bakery: Node) -> None:
     """The neighbour's tasks are older than our visibility timeout: our node does not restore them,
     our workers report once, and neither uses the other's keys."""
-    neighbour.app.conf.update(broker_url=running.redis_url, result_backend=running.redis_url)
     ours = celery_app("basic", running.runtime.settings).conf.broker_transport_options
     with Redis.from_url(running.redis_url, decode_responses=True) as redis:
         baking = [neighbour.bake.delay(loaf, BAKE_SECONDS) for loaf in range(BAKERS)]

@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
-
-from celery.concurrency.prefork import TaskPool
 
 from colony.metrics.instruments import COUNTERS, HISTOGRAMS, Counter, Histogram
 
@@ -40,7 +39,10 @@ class Children:
 
     def start(self) -> None:
         """Listen, where the pool forks."""
-        if issubclass(self.pool, TaskPool):
+        prefork = sys.modules.get(
+            "celery.concurrency.prefork"
+        )  # a megabyte that other pools do without
+        if prefork is not None and issubclass(self.pool, prefork.TaskPool):
             self._node = os.getpid()
             heard, self._pipe = os.pipe()
             os.set_blocking(self._pipe, False)
