@@ -39,9 +39,8 @@ class Children:
 
     def start(self) -> None:
         """Listen, where the pool forks."""
-        prefork = sys.modules.get(
-            "celery.concurrency.prefork"
-        )  # a megabyte that other pools do without
+        # A megabyte that other pools do without: where the pool is prefork's it has been imported.
+        prefork = sys.modules.get("celery.concurrency.prefork")
         if prefork is not None and issubclass(self.pool, prefork.TaskPool):
             self._node = os.getpid()
             heard, self._pipe = os.pipe()
@@ -74,7 +73,7 @@ class Children:
                 line = json.dumps([instrument.name, labels, grown])
                 try:
                     os.write(self._pipe, line.encode() + b"\n")
-                except BlockingIOError:
+                except (BlockingIOError, BrokenPipeError):  # the node is busy, or gone
                     instrument.put(labels, grown)
 
     @property

@@ -115,9 +115,8 @@ def install(app: Celery, drain: Drain) -> None:
             signal.signal(signal.SIGQUIT, partial(begin_at_once, cold))
 
     def begin_at_once(cold: Callable[..., Any], signum: int, frame: FrameType | None) -> None:
-        drain.begin(
-            at_once=True
-        )  # Celery says so when it is done, and may wait for the broker before
+        # Celery says so itself when it is done, and may wait for the broker before.
+        drain.begin(at_once=True)
         cold(signum, frame)
 
     def begin(sig: str = "", **_: Any) -> None:
