@@ -228,7 +228,9 @@ def parents_wake_after_their_last_child(evidence: Evidence) -> Iterator[str]:
             yield from [f"{line.of} was woken before any of its batches was joined"] * woken_early
     for worker in waits:
         record = evidence.store.workers[worker]
-        if record.get("overruled", record.get("status")) not in ("stopped", "timeout"):
+        # Either may be the other way of ending: a stop overruled what it had filed; or its batch did not need
+        # it, which overruled the report that it filed before it parked.
+        if not {record.get("status"), record.get("overruled")} & {"stopped", "timeout"}:
             yield f"{worker} parked for its children and was not woken"
 
 
