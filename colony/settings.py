@@ -136,6 +136,12 @@ class Settings(BaseSettings):
         "SIGQUIT does so at once. Give an orchestrator 10 s more. Asyncio pool only: the others wait for "
         "their calls.",
     )
+    state_dir: Path | None = Field(
+        None,
+        description="A directory on disk that outlives a node: there it leaves word when it is told to end, "
+        "for the next one to pass on should Redis be away (workers/node/farewell.py). Default: "
+        "colony-<user id> in the system's directory of temporary files.",
+    )
     deaf_after: Duration = Field(
         timedelta(seconds=30),
         gt=timedelta(0),

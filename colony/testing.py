@@ -267,6 +267,7 @@ class Fleet:
         return {
             **os.environ,
             "COLONY_REDIS_URL": self.redis_url,
+            "COLONY_STATE_DIR": str(self._logs),
             "PYTHONPATH": path,
             **self._settings,
         }

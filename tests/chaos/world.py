@@ -147,6 +147,7 @@ class World:
             "TEST_CALLS": str(self.folder / "calls.jsonl"),
             "TEST_EFFECTS": str(self.folder / "effects.jsonl"),
             "COLONY_REDIS_URL": url,
+            "COLONY_STATE_DIR": str(self.folder),
             "PYTHONPATH": os.pathsep.join(["", *filter(None, sys.path)]).lstrip(os.pathsep),
         }
         command = [*prefix, sys.executable, "-m", "tests.chaos.node", DEFINITION]

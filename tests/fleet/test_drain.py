@@ -412,6 +412,7 @@ async def test_a_node_that_is_cut_off_from_redis_ends(
             lease="2",
             beat_interval="0.5",
             drain_grace="1",
+            max_resurrections="0",
         ) as running:
             [cut_off] = await running.add_nodes(1, redis_url=proxy.url)
             ids = await running.runtime.spawn("doze", count=2) if busy else []

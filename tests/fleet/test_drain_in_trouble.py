@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from colony.models import WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.testing import Fleet, wait_until
 from tests.fleet.helpers import assert_told_once, records, statuses, wait_for_state
+from tests.proxy import Proxy
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
@@ -30,30 +34,75 @@ def drained_fleet(url: str, **options: Any) -> Fleet:
     )
 
 
-@pytest.mark.parametrize("trouble", ["away", "out of memory"])
-async def test_a_drain_in_trouble_is_no_death(trouble: str) -> None:
-    """SIGTERM in it: the node ends, the trouble too, another node goes on."""
-    with EmbeddedRedis() as redis:
-        async with drained_fleet(redis.url) as fleet:
-            runtime, [node] = fleet.runtime, fleet.nodes
+@contextmanager
+def trouble_of(kind: str, redis: EmbeddedRedis, proxy: Proxy) -> Iterator[None]:
+    """Redis is not to be had, or not to be written to, by the node, which talks to it by the proxy."""
+    with Redis.from_url(redis.url) as operator:
+        match kind:
+            case "restarted":
+                redis.kill()
+                yield
+                redis.start()
+            case "cut off":
+                proxy.refuse()
+                yield
+                proxy.open()
+            case "silent":
+                proxy.black_hole()
+                yield
+                proxy.open()
+            case _:
+                refusal = {
+                    "out of memory": ("maxmemory", 1),
+                    "without replicas": ("min-replicas-to-write", 1),
+                }
+                operator.config_set(*refusal[kind])
+                yield
+                operator.config_set(refusal[kind][0], 0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["restarted", "cut off", "silent", "out of memory", "without replicas"]
+)
+async def test_a_drain_in_trouble_is_no_death(kind: str) -> None:
+    """SIGTERM to the only node in it: the node ends, the trouble too, another node goes on."""
+    with EmbeddedRedis() as redis, Proxy(redis.url) as proxy:
+        async with drained_fleet(redis.url, nodes=0) as fleet:
+            runtime, [node] = fleet.runtime, await fleet.add_nodes(1, redis_url=proxy.url)
             ids = await runtime.spawn("doze", count=3)
             await wait_for_state(runtime, WorkerState.RUNNING, 3)
-            with Redis.from_url(redis.url) as operator:
-                if trouble == "away":
-                    redis.kill()
-                else:
-                    operator.config_set("maxmemory", "1")
+            with trouble_of(kind, redis, proxy):
                 node.terminate()
-                assert await asyncio.to_thread(node.wait, 30) == 0
-                if trouble == "away":
-                    redis.start()
-                else:
-                    operator.config_set("maxmemory", "0")
+                assert await asyncio.to_thread(node.wait, 40) == 0
             await fleet.add_nodes(1)
             reports = await runtime.wait_for_worker_reports(ids, timeout=40)
             assert statuses(reports) == {ReportStatus.SUCCESS: 3}
             assert {r.resurrections for r in await records(runtime, ids)} == {0}
             await assert_told_once(runtime, ids)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told to end", "killed"])
+async def test_a_node_that_is_not_waited_for(told: bool, tmp_path: Path) -> None:
+    """kill -9 of the only node, at once after SIGTERM: the next one on its disk finds its word. Without
+    SIGTERM there is none: it died, and its worker has no death to spare."""
+    with EmbeddedRedis() as redis:
+        async with drained_fleet(redis.url, state_dir=str(tmp_path)) as fleet:
+            [worker] = await fleet.runtime.spawn("doze")
+            await wait_for_state(fleet.runtime, WorkerState.RUNNING, 1)
+            [node] = fleet.nodes
+            with Redis.from_url(redis.url) as operator:
+                operator.config_set("min-replicas-to-write", 1)  # it can tell nobody
+                if told:
+                    node.terminate()
+                    await wait_until(lambda: any(tmp_path.glob("farewell-*.json")), what="its word")
+                node.kill()
+                await asyncio.to_thread(node.wait, 10)
+                operator.config_set("min-replicas-to-write", 0)
+            await fleet.add_nodes(1)
+            report = await fleet.runtime.wait_for_worker(worker, timeout=40)
+            assert report is not None
+            assert (report.ok, report.error) == ((True, None) if told else (False, "lost"))
+            assert [*tmp_path.iterdir()] == []
 
 
 async def test_a_full_redis_gets_room_by_retention() -> None:

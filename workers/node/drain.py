@@ -50,6 +50,8 @@ class Drain:
         self._begun_at = self._at_once_at = math.inf
         self.from_afar = False
         """Whether an operator drained this node (`colony drain`), rather than a signal."""
+        self.on_begin: Callable[[], None] | None = None
+        """Called when it begins, maybe from a signal handler."""
 
     def has_begun(self) -> bool:
         """`begun`, for who asks later."""
@@ -66,7 +68,9 @@ class Drain:
         self._begun_at = min(self._begun_at, now)
         if at_once:
             self._at_once_at = min(self._at_once_at, now)
-        self._begun.value = True
+        is_first, self._begun.value = not self.begun, True
+        if is_first and self.on_begin is not None:
+            self.on_begin()
 
     def over_for(self, grace: float) -> float:
         """Seconds since the node should have ended: the grace is over, or it was told to end at once."""

@@ -81,7 +81,8 @@ class Heart(Role):
         return time.monotonic() - self._answered_at
 
     async def begin(self, store: Store) -> None:
-        """Make the colony known and take the lease: before the first claim."""
+        """Make the colony known and take the lease: before the first claim, and before anybody rescues."""
+        await self.context.farewell.tell_earlier(store)
         await self._register(store)
         asked_at = lease_clock()
         await self._beat(store, join=True)
@@ -129,6 +130,7 @@ class Heart(Role):
 
     async def end(self, store: Store) -> None:
         """Leave: what is still held is handed over at once, and counts as no death."""
+        self.context.farewell.leave()  # also where no drain has begun
         await hand_over(store, self.context)
 
     async def _beat(self, store: Store, *, join: bool = False) -> dict[str, str] | None:
@@ -198,6 +200,7 @@ async def hand_over(store: Store, context: NodeContext) -> None:
     while taken:
         taken, rings = await store.rescue(context.node, cap=200, ring_again_after=after, died=False)
         await Bell(context.doorbells()).ring(rings)
+    context.farewell.take_back()
 
 
 def _running_here() -> set[str]:

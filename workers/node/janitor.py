@@ -94,6 +94,10 @@ class Janitor(Role):
             self._set_aside.popleft()
 
     async def _rescue(self, store: Store, due: Due) -> None:
+        if due.dead_nodes:
+            await self.context.farewell.tell_earlier(
+                store
+            )  # one of them may have been on this host
         for node in due.dead_nodes:
             log.warning("node %s is dead (its lease ran out): its workers are rescued", node)
             taken = 1

@@ -1,0 +1,108 @@
+"""The word that a node leaves on its disk, and who finds it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from colony.settings import Settings
+from colony.store import Store
+from workers.node.farewell import KEPT_SECONDS, MOST_READ, Farewell
+
+HOUR = timedelta(hours=1)
+
+
+def of_node(folder: Path | None, store: Store, node: str) -> Farewell:
+    """The farewell of one node of the store's colony."""
+    return Farewell(Settings(state_dir=folder), store.colony_id, f"host/{node}")
+
+
+async def drains(store: Store, *nodes: str) -> list[bool]:
+    """Whether the store knows that they drain."""
+    return [await store.is_draining(f"host/{node}") for node in nodes]
+
+
+async def join(store: Store, *nodes: str) -> None:
+    """They have a lease each."""
+    for node in nodes:
+        await store.beat(f"host/{node}", lease=HOUR, about={"host": "h"}, join=True)
+
+
+async def test_the_next_node_passes_it_on(store: Store, tmp_path: Path) -> None:
+    """Of those that left word and did not take it back, once; then nothing remains."""
+    await join(store, "n1", "n2", "n3")
+    for node in ("n1", "n2"):
+        of_node(tmp_path, store, node).leave()
+    of_node(tmp_path, store, "n2").take_back()
+    await of_node(tmp_path, store, "n4").tell_earlier(store)
+    assert await drains(store, "n1", "n2", "n3") == [True, False, False]
+    assert [*tmp_path.iterdir()] == []
+
+
+async def test_what_is_none_of_its_business_stays(store: Store, tmp_path: Path) -> None:
+    """The word of another colony's node, or of one that this Redis does not know; what says nothing holds up
+    none that does."""
+    await join(store, "n1", "n2")
+    Farewell(Settings(state_dir=tmp_path), "another", "host/n1").leave()
+    of_node(tmp_path, store, "unknown").leave()
+    (tmp_path / "farewell-half.json").write_text('{"colony": ')
+    (tmp_path / "farewell-bytes.json").write_bytes(b"\xff" * 100_000)
+    (tmp_path / "farewell-folder.json").mkdir()
+    of_node(tmp_path, store, "n2").leave()
+    await of_node(tmp_path, store, "n3").tell_earlier(store)
+    assert await drains(store, "n1", "n2") == [False, True]
+    assert len([*tmp_path.iterdir()]) == 5
+
+
+async def test_old_ones_are_removed_and_the_latest_are_read(store: Store, tmp_path: Path) -> None:
+    """A folder that nobody cleans neither grows for ever nor holds up a start."""
+    await join(store, "old", "crowded out", "n1")
+    ages = {"old": KEPT_SECONDS + 60, "crowded out": 600} | {f"x{n}": 300 for n in range(MOST_READ)}
+    for node, age in ages.items():
+        of_node(tmp_path, store, node).leave()
+        then = (tmp_path / f"farewell-{node}.json").stat().st_mtime - age
+        os.utime(tmp_path / f"farewell-{node}.json", (then, then))
+    of_node(tmp_path, store, "n1").leave()
+    await of_node(tmp_path, store, "n2").tell_earlier(store)
+    assert await drains(store, "old", "crowded out", "n1") == [False, False, True]
+    assert not (tmp_path / "farewell-old.json").exists()
+    assert (tmp_path / "farewell-crowded out.json").exists()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777], ids=["ours", "everybody's"])
+async def test_the_default_folder_must_be_ours(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    mode: int,
+) -> None:
+    """It stands where every user of the host may make one first; theirs is neither written nor read."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    of_node(None, store, "n0").leave()
+    [folder] = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(mode)
+    caplog.clear()
+    await join(store, "n0", "n1")
+    of_node(None, store, "n1").leave()
+    await of_node(None, store, "n2").tell_earlier(store)
+    is_ours = mode == 0o700
+    assert await drains(store, "n0", "n1") == [is_ours, is_ours]
+    assert ("COLONY_STATE_DIR" in caplog.text) is not is_ours
+
+
+async def test_a_disk_that_cannot_be_written_is_told(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that is missing ends no drain, and no start."""
+    missing = of_node(tmp_path / "missing", store, "n1")
+    await missing.tell_earlier(store)
+    missing.leave()
+    missing.take_back()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert str(tmp_path / "missing") in caplog.text
