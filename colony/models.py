@@ -343,6 +343,8 @@ class WorkerRecord(Model):
     node: str | None = None
     epoch: int = 0
     resurrections: int = 0
+    max_resurrections: int | None = None
+    """How many it may have, where that is not the colony's number."""
     rings: int = 0
     rung_at: datetime | None = None
     requests: int = 0

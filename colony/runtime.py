@@ -216,8 +216,9 @@ class ColonyRuntime(TriggerVerbs, ListVerbs, DeliveryVerbs, TokenVerbs):
         return await self._spawn_batch(specs, batch, config, _again(old[0], idempotency_key))
 
     async def retry_worker(self, worker_id: str, *, idempotency_key: str | None = None) -> str:
-        """Spawn a new worker from the task of one that has ended, with its priority, concurrency key, stream
-        and correlation; its deadlines begin anew, unless a parent gave them. Returns the new id.
+        """Spawn a new worker from the task of one that has ended, with its priority, concurrency key, stream,
+        correlation and allowed deaths; its deadlines begin anew, unless a parent gave them. Who was to be
+        told of the old one (`on_complete`) is not told of the new one. Returns the new id.
 
         Raises `UnknownWorker`, or `NotEnded` while the old one may still report.
         """
@@ -414,6 +415,7 @@ def _again(old: WorkerRecord, idempotency_key: str | None) -> SpawnOptions:
         stream_id=None if old.stream_id == f"worker:{old.worker_id}" else old.stream_id,
         soft_deadline=as_long(old.soft_deadline),
         concurrency_key=old.concurrency_key,
+        max_resurrections=old.max_resurrections,
     )
 
 

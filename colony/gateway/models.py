@@ -239,10 +239,17 @@ class Running(BaseModel):
 
 
 class Stopped(BaseModel):
-    """What a stop did: whether any, or how many, were stopped, descendants counted. False or 0: all had
-    ended before."""
+    """How many a stop has stopped, descendants counted. 0: all had ended before."""
 
-    stopped: bool | int
+    stopped: int
+
+
+class StoppedWorker(BaseModel):
+    """What a stop of one worker did: whether it itself was stopped (false: it had ended before), and how many
+    of its descendants."""
+
+    stopped: bool
+    descendants: int
 
 
 class Retried(BaseModel):

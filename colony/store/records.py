@@ -170,6 +170,7 @@ def to_record(colony_id: str, worker_id: str, raw: Mapping[str, str]) -> WorkerR
             "node": raw.get("node"),
             "epoch": raw.get("epoch", 0),
             "resurrections": raw.get("resurrections", 0),
+            "max_resurrections": raw.get("max_resurrections"),
             "rings": raw.get("rings", 0),
             "rung_at": _moment(raw, "rung"),
             "requests": raw.get("requests", 0),

@@ -14,6 +14,7 @@ from colony.errors import InvalidTask
 from colony.models import WorkerRecord
 from colony.runtime import ColonyRuntime
 from colony.testing import Fleet
+from colony.triggers.spec import TriggerSpec
 from tests.fleet.helpers import assert_at_rest, records
 from tests.fleet.tree_helpers import children_of, joined, statuses_of
 
@@ -68,6 +69,21 @@ async def test_a_retried_worker_keeps_its_options(runtime: ColonyRuntime) -> Non
     new = await runtime.retry_worker(old)
     for record in await records(runtime, [old, new]):
         assert _options(record) == OPTIONS
+    await runtime.wait_for_worker(new, timeout=10)
+
+
+async def test_a_retried_worker_of_a_trigger_may_die_as_often(runtime: ColonyRuntime) -> None:
+    """A trigger says how often; who retries its worker fires it not once more."""
+    await runtime.put_trigger(
+        TriggerSpec.of(
+            {"id": "m", "trigger_type": "manual", "task": "fail", "max_resurrections": 7}
+        )
+    )
+    old = await runtime.trigger("m")
+    await runtime.wait_for_worker(old, timeout=10)
+    new = await runtime.retry_worker(old)
+    [record] = await records(runtime, [new])
+    assert (record.max_resurrections, record.trigger_id) == (7, None)
     await runtime.wait_for_worker(new, timeout=10)
 
 

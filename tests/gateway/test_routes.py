@@ -55,17 +55,21 @@ async def test_a_wait_is_bounded_and_says_so(api: Api) -> None:
     assert answer["id"] == worker_id
     assert 0.4 < loop.time() - began < 4
     assert await api.json("POST", f"/workers/{worker_id}/stop", json={"reason": "enough"}) == {
-        "stopped": True
+        "stopped": True,
+        "descendants": 0,
     }
     report = await ended(api, worker_id)
     assert report["status"] == "stopped"
-    assert await api.json("POST", f"/workers/{worker_id}/stop") == {"stopped": False}
+    assert await api.json("POST", f"/workers/{worker_id}/stop") == {
+        "stopped": False,
+        "descendants": 0,
+    }
     again = await api.json("POST", f"/workers/{worker_id}/retry", 202)
     assert again["retried"] == worker_id
     assert (await api.json("POST", f"/workers/{again['worker_id']}/retry", 409))["type"].endswith(
         "not-ended"
     )
-    assert await api.json("POST", f"/workers/{again['worker_id']}/stop") == {"stopped": True}
+    assert (await api.json("POST", f"/workers/{again['worker_id']}/stop"))["stopped"] is True
 
 
 async def test_a_batch_over_http(api: Api) -> None:

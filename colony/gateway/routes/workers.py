@@ -8,7 +8,7 @@ from fastapi import Query, Request
 
 from colony.gateway import examples
 from colony.gateway.describe import link, operation
-from colony.gateway.models import Retried, Spawn, Spawned, Stopped
+from colony.gateway.models import Retried, Spawn, Spawned, Stopped, StoppedWorker
 from colony.gateway.routes.common import (
     NOT_YET,
     Caller,
@@ -126,11 +126,12 @@ async def get_conversation(
 @router.post(
     "/workers/{worker_id}/stop",
     operation_id="stop_worker",
-    **operation(Scope.STOP, {"stopped": True}, body=True),
+    **operation(Scope.STOP, {"stopped": True, "descendants": 0}, body=True),
 )
-async def stop_worker(worker_id: WorkerId, runtime: Runtime, reason: Reason) -> Stopped:
+async def stop_worker(worker_id: WorkerId, runtime: Runtime, reason: Reason) -> StoppedWorker:
     """Stop a worker and all below it. False: it had ended before, its report is as it was."""
-    return Stopped(stopped=await runtime.stop_worker(worker_id, reason))
+    done = await runtime.stop_tree(worker_id, reason)
+    return StoppedWorker(stopped=done.itself, descendants=done.descendants)
 
 
 @router.post(
