@@ -133,8 +133,7 @@ class Settings(BaseSettings):
         ge=timedelta(0),
         description="How long a node that was told to end (SIGTERM, colony drain) lets calls in flight "
         "end; each worker is handed over when its call has ended, or else then, at its last checkpoint. "
-        "SIGQUIT does so at once. Give an orchestrator 10 s more. Asyncio pool only: the others wait for "
-        "their calls.",
+        "SIGQUIT does so at once. Give an orchestrator 10 s more.",
     )
     state_dir: Path | None = Field(
         None,

@@ -22,6 +22,7 @@ from workers.agent.model import Models
 from workers.agent.threads import ToolThreads
 from workers.node.context import NodeContext
 from workers.node.ear import Ear
+from workers.pool import AsyncioPool
 from workers.running import Running
 from workers.ticking import Look
 
@@ -47,6 +48,8 @@ class Host:
         ear.start()
         context.children.follow()
         settings = context.settings
+        if not issubclass(context.children.pool, AsyncioPool):  # which cuts itself what is late
+            context.drain.cut_late(settings.drain_grace.total_seconds())
         models = Models(max_connections=2 * settings.concurrency)
         colony = context.colony
         keyring = Keyring(colony.credentials, colony.vaults, ttl=settings.credential_ttl)

@@ -185,13 +185,20 @@ async def test_sigquit_hands_over_at_once(
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
-async def test_sigquit_hands_over_at_once_under_other_pools(fleet: type[Fleet], pool: str) -> None:
-    """The same under Celery's own pools, those included that cannot end a task."""
-    async with fleet("tests.fleet.definitions:quiet", pool=pool, concurrency=1) as running:
+@pytest.mark.parametrize(
+    ("signum", "grace"), [(signal.SIGQUIT, 20), (signal.SIGTERM, 1)], ids=["at once", "in time"]
+)
+async def test_other_pools_end_as_fast(
+    fleet: type[Fleet], pool: str, signum: signal.Signals, grace: float
+) -> None:
+    """At once, or after the grace, also under Celery's own pools, those included that cannot end a task."""
+    async with fleet(
+        "tests.fleet.definitions:quiet", pool=pool, concurrency=1, drain_grace=str(grace)
+    ) as running:
         [worker] = await running.runtime.spawn("wait")
         await wait_for_state(running.runtime, WorkerState.RUNNING, 1)
         [node] = running.nodes
-        node.process.send_signal(signal.SIGQUIT)
+        node.process.send_signal(signum)
         told = time.monotonic()
         assert node.wait(15) == 0
         assert time.monotonic() - told < 4.0

@@ -38,6 +38,7 @@ EXIT_DRAINED: Final = 75
 started again. Everybody else sees 0."""
 
 LOOK_SECONDS = 0.05
+CUT_LOOK_SECONDS = 0.5
 
 
 class Drain:
@@ -47,6 +48,7 @@ class Drain:
         self._begun = RawValue(ctypes.c_bool, False)
         self._owner = os.getpid()
         self._look: asyncio.Task[None] | None = None
+        self._late: asyncio.Task[None] | None = None
         self._begun_at = self._at_once_at = math.inf
         self.from_afar = False
         """Whether an operator drained this node (`colony drain`), rather than a signal."""
@@ -91,6 +93,17 @@ class Drain:
         if self._look is None or self._look.done() or self._look.get_loop() is not loop:
             self._look = loop.create_task(self._until_begun(), name="colony-drain")
         await asyncio.wait({self._look}, timeout=seconds)
+
+    def cut_late(self, grace: float) -> None:
+        """From now on: cut what this process still runs so many seconds after the drain has begun. On the
+        agent loop, once for each process; for pools that know no grace."""
+        self._late = asyncio.create_task(self._cut_late(grace), name="colony-drain-grace")
+
+    async def _cut_late(self, grace: float) -> None:
+        while not self.begun:  # noqa: ASYNC110 (as below)
+            await asyncio.sleep(CUT_LOOK_SECONDS)
+        await asyncio.sleep(grace)
+        cut_running()
 
     async def _until_begun(self) -> None:
         """One look-out for all who sleep; it ends with the drain's begin."""

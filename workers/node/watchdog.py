@@ -128,8 +128,8 @@ class Watchdog(Role):
             self._worker.exitcode = EXIT_DEAF
 
     def _does_not_end(self) -> bool:
-        """Its drain is over, and the main thread waits for a broker that says nothing. Other pools than ours
-        know no grace: there it waits for what runs."""
+        """Its drain is over, and the main thread waits for a broker that says nothing. Under other pools than
+        ours it may also wait for what cannot be cut, such as a child that a tool blocks."""
         grace = self.context.settings.drain_grace.total_seconds()
         if self.context.drain.over_for(grace) < STUCK_SECONDS:
             return False
