@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -288,3 +289,19 @@ async def _operate(j: Journey) -> None:
     said = await asyncio.to_thread(j.operate, "doctor", DEFINITION)
     assert "reachable" not in said, said
     assert "refuses user" not in said, said
+    said = await asyncio.to_thread(_top, j)
+    assert "colony secure" in said, said
+
+
+def _top(j: Journey) -> str:
+    """What the operator sees of the fleet at work."""
+    env = {**os.environ, **_variables(j.env), "COLONY_REDIS_URL": j.url("operator")}
+    done = subprocess.run(
+        [*CLI, "top", "--once", "--colony", j.fleet.colony_id],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.stdout + done.stderr

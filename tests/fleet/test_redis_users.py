@@ -3,17 +3,20 @@ shown by the journeys of test_secrets and test_tls."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+import colony
 from colony import ColonyRuntime
 from colony.errors import StoreDenied, StoreUnavailable
 from colony.settings import Settings
 from colony.store.keys import OF_ONE, PLAIN
-from tests.secure_redis import SecureRedis, secure_redis
+from tests.secure_redis import USERS, SecureRedis, secure_redis
 
 pytestmark = [pytest.mark.fleet]
 
@@ -119,6 +122,23 @@ def test_a_node_may_touch_every_key_of_the_store(server: SecureRedis) -> None:
     with Redis.from_url(server.url("node")) as redis:
         for name in names:
             redis.exists(STORE + name)
+
+
+def commands_of_the_store() -> set[str]:
+    """All that its scripts and its functions send, in lower case."""
+    store = Path(colony.__file__).parent / "store"
+    sent = re.compile(r"""call\(\s*["']([A-Za-z]+)["']""")
+    files = [*store.glob("lua/*.lua"), *store.glob("*.py")]
+    return {name.lower() for file in files for name in sent.findall(file.read_text())}
+
+
+@pytest.mark.parametrize("role", ["producer", "gateway", "operator"])
+def test_a_role_may_send_every_command_of_the_store(role: str) -> None:
+    """One that is new needs a rule, too."""
+    sent = commands_of_the_store()
+    assert len(sent) > 40
+    [rules] = re.findall(rf"^user {role} (.*)", USERS.read_text(), re.MULTILINE)
+    assert sent - {rule.removeprefix("+") for rule in rules.split()} == set()
 
 
 @pytest.mark.parametrize("role", ROLES)
