@@ -35,6 +35,7 @@ from workers.node.context import NodeContext
 
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
+ROLES = ("heart", "janitor", "courier", "timekeeper")
 Scraped = dict[str, dict[tuple[str, ...], float]]
 """By name, then by the values of the labels, but `colony`, in the order of their names."""
 
@@ -81,6 +82,8 @@ async def test_a_node_and_a_gateway_tell_what_happened(tmp_path: Path) -> None:
             assert 0 < found["colony_node_lease_seconds"][()] <= 4
             assert found["colony_node_loop_lag_seconds"][()] < 1
             assert found["process_cpu_seconds_total"][()] > 0
+            failed = found["colony_role_failures_total"]
+            assert [failed[role, "error"] for role in ROLES] == [0] * 4, "the first one is a rise"
 
             [slept] = await runtime.spawn("sleep")
             await wait_for_state(runtime, WorkerState.RUNNING, 1)

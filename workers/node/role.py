@@ -37,6 +37,8 @@ class Role:
         self._ready = threading.Event()
         self._failure: Exception | None = None
         self._complained_at = -COMPLAIN_SECONDS
+        for why in ("error", "redis_away"):  # a rise from nothing is none to Prometheus
+            ROUNDS_FAILED.add(self.name, why, by=0)
 
     @property
     def interval(self) -> timedelta:
