@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.text import Text
 
+from colony.cli.chosen import EVERYTHING, do_to_each
 from colony.cli.connection import open_runtime, settings_of
 from colony.cli.durations import age
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
@@ -27,7 +27,7 @@ app = typer.Typer(
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Deliveries.")]
 AllDead = Annotated[bool, typer.Option("--all-dead", help="All that were given up.")]
 
-EVERYTHING = 1_000_000
+EXPECTED = "name deliveries, or --all-dead"
 
 
 @app.command("list")
@@ -125,16 +125,11 @@ def retry_deliveries(
 ) -> None:
     """Send webhooks now, with all their attempts before them again."""
 
-    async def run() -> list[str]:
-        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            chosen = await _chosen(runtime, ids, all_dead=all_dead)
-            for delivery_id in chosen:
-                await runtime.retry_delivery(delivery_id)
-            return chosen
-
-    retried = asyncio.run(run())
+    where = (colony, redis_url, broker_url)
+    every = _dead if all_dead else None
+    retried = do_to_each(ColonyRuntime.retry_delivery, ids, every, expected=EXPECTED, where=where)
     if as_json:
-        emit_json({"retried": retried})
+        emit_json({"retried": list(retried)})
     else:
         say(f"To be sent now: {len(retried)}.")
 
@@ -150,25 +145,14 @@ def drop_deliveries(
 ) -> None:
     """Forget webhooks: they are not sent any more."""
 
-    async def run() -> list[str]:
-        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            chosen = await _chosen(runtime, ids, all_dead=all_dead)
-            for delivery_id in chosen:
-                await runtime.drop_delivery(delivery_id)
-            return chosen
-
-    dropped = asyncio.run(run())
+    where = (colony, redis_url, broker_url)
+    every = _dead if all_dead else None
+    dropped = do_to_each(ColonyRuntime.drop_delivery, ids, every, expected=EXPECTED, where=where)
     if as_json:
-        emit_json({"dropped": dropped})
+        emit_json({"dropped": list(dropped)})
     else:
         say(f"Dropped: {len(dropped)}.")
 
 
-async def _chosen(
-    runtime: ColonyRuntime, ids: Sequence[str] | None, *, all_dead: bool
-) -> list[str]:
-    if bool(ids) == all_dead:
-        raise typer.BadParameter("name deliveries, or --all-dead", param_hint="'ID…'")
-    if ids:
-        return list(dict.fromkeys(ids))
+async def _dead(runtime: ColonyRuntime) -> list[str]:
     return [found.id for found in await runtime.list_deliveries(dead=True, limit=EVERYTHING)]

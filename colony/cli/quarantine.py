@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from colony.cli import views
+from colony.cli.chosen import EVERYTHING, do_to_each
 from colony.cli.connection import open_runtime, settings_of
 from colony.cli.durations import age
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
@@ -26,7 +26,7 @@ app = typer.Typer(
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Workers in quarantine.")]
 All = Annotated[bool, typer.Option("--all", help="All that are in quarantine now.")]
 
-EVERYTHING = 1_000_000
+EXPECTED = "name workers, or --all"
 
 
 @app.command("list")
@@ -90,12 +90,11 @@ def retry_quarantined(
 ) -> None:
     """Spawn new workers from their tasks, and take the old ones out of quarantine. Prints the new ids."""
 
-    async def run() -> dict[str, str]:
-        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            chosen = await _chosen(runtime, ids, all_=all_)
-            return {old: await runtime.retry_quarantined(old) for old in chosen}
-
-    retried = asyncio.run(run())
+    where = (colony, redis_url, broker_url)
+    every = _all if all_ else None
+    retried = do_to_each(
+        ColonyRuntime.retry_quarantined, ids, every, expected=EXPECTED, where=where
+    )
     if as_json:
         emit_json([{"retried": old, "worker": new} for old, new in retried.items()])
         return
@@ -114,23 +113,14 @@ def drop_quarantined(
 ) -> None:
     """Take workers out of quarantine: their records are then forgotten like those of others."""
 
-    async def run() -> list[str]:
-        async with open_runtime(colony, settings_of(redis_url, broker_url)) as runtime:
-            chosen = await _chosen(runtime, ids, all_=all_)
-            for worker_id in chosen:
-                await runtime.drop_quarantined(worker_id)
-            return chosen
-
-    dropped = asyncio.run(run())
+    where = (colony, redis_url, broker_url)
+    every = _all if all_ else None
+    dropped = do_to_each(ColonyRuntime.drop_quarantined, ids, every, expected=EXPECTED, where=where)
     if as_json:
-        emit_json({"dropped": dropped})
+        emit_json({"dropped": list(dropped)})
     else:
         say(f"Dropped: {len(dropped)}.")
 
 
-async def _chosen(runtime: ColonyRuntime, ids: Sequence[str] | None, *, all_: bool) -> list[str]:
-    if bool(ids) == all_:
-        raise typer.BadParameter("name workers, or --all", param_hint="'ID…'")
-    if ids:
-        return list(dict.fromkeys(ids))
+async def _all(runtime: ColonyRuntime) -> list[str]:
     return [record.worker_id for record in await runtime.list_quarantine(EVERYTHING)]
