@@ -53,11 +53,13 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When a timer is due first, and `digest`, by which its times are known to be the same."""
+    """When a timer is due next, and `digest`, by which its times are known to be the same. `at_once`: due and
+    slot instead of these where it is a timer for the first time."""
 
     digest: str
     due: int
     slot: int
+    at_once: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class TriggerKeeping(StoreBase):
             declared,
             MAX_TRIGGERS,
             *watched,
+            *((times and times.at_once) or ("", "")),
         )
         return [str(word) for word in reply]
 

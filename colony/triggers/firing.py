@@ -138,12 +138,13 @@ class Firing:
     async def fire_planned(self, what: PlannedTimer) -> list[Ring]:
         """Fire it, as `fire_timer` does."""
         spec, planned = what.spec, what.plan
-        following = [*planned.fires[1:], planned.next_slot]
-        rings: list[Ring] = []
         expected, missed = what.due.due, planned.missed
         if not planned.fires:
             passed = self._timer_fire(spec, what.due.slot, expected, planned.next_slot, missed)
             await self.spawner.store.pass_over(passed, "skipped: missed")
+            return []
+        rings: list[Ring] = []
+        following = [*planned.fires[1:], planned.next_slot]
         for slot, next_slot in zip(planned.fires, following, strict=True):
             fire = self._timer_fire(spec, slot, expected, next_slot, missed)
             rings += await self._fire_slot(spec, fire)

@@ -47,12 +47,12 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
 
 async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
     """Make the definition's triggers known, and forget those that it does not declare any more."""
-    for spec in specs:
-        await put(store, spec, declared=True)
     wanted = {spec.id for spec in specs}
     for trigger_id in await store.declared_triggers():
-        if trigger_id not in wanted:
+        if trigger_id not in wanted:  # first: another may take its path
             await store.remove_trigger(trigger_id, undeclared=True)
+    for spec in specs:
+        await put(store, spec, declared=True)
 
 
 def watched(store: Store, config: EventConfig) -> Store:
@@ -74,9 +74,8 @@ def next_times(trigger_id: str, timer: TimerConfig, now: int) -> tuple[int, int]
 
 def _first_times(trigger_id: str, timer: TimerConfig, now: int) -> Times:
     times = timer.model_dump_json(include={"cron", "interval", "timezone", "jitter"})
-    if timer.run_immediately:
-        return Times(_digest(times), now, now)
-    return Times(_digest(times), *next_times(trigger_id, timer, now))
+    at_once = (timer.schedule().due(trigger_id, now), now) if timer.run_immediately else None
+    return Times(_digest(times), *next_times(trigger_id, timer, now), at_once)
 
 
 def _digest(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ MISSED_AT_MOST = 1_000_000
 
 SLOTS_LOOKED_AT = 64
 """Of a cron, to find the shortest time between two."""
-MINUTE_FIELDS, MINUTE_MS, SECOND_MS = 5, 60_000, 1000
+MINUTE_FIELDS, MOST_FIELDS, MINUTE_MS, SECOND_MS = 5, 6, 60_000, 1000
 """A cron of five fields has a slot a minute at most; one of more, one a second."""
+DRAWN = re.compile(r"\b[hr]\b", re.IGNORECASE)
+"""What croniter takes for a value of its own choice."""
 LOOKED_AT_FROM = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
 """Always the same ones: in months without a change of clocks, in most places."""
 
@@ -58,6 +61,21 @@ class Schedule:
         if cron is not None:
             _check_cron(cron, schedule)
         return schedule
+
+    def check_cron(self) -> None:
+        """Raises `ValueError` for a cron whose times come to an end (a seventh field, of years), or that
+        names others each time it is read (R). Asked where a trigger is put, not where it is read."""
+        if self.cron is None:
+            return
+        fields = self.cron.split()
+        if len(fields) > MOST_FIELDS:
+            raise ValueError(
+                f"{self.cron!r} has {len(fields)} fields: expected five, or six with seconds last"
+            )
+        if any(DRAWN.search(field) for field in fields):
+            raise ValueError(
+                f"{self.cron!r} has a field that is drawn by lot: expected numbers; what spreads is `jitter`"
+            )
 
     def check_jitter(self) -> None:
         """Raises `ValueError` where a time could be due after the next one: it would count as missed.

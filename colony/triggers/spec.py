@@ -57,18 +57,18 @@ class NoConfig(_Config):
 class TimerConfig(_Config):
     """When a timer fires: `cron` (five fields, or six with seconds last) in a time zone, or every `interval`.
 
-    `run_immediately`: also at once when it is first put. `jitter`: each fire is late by a part of it
-    that follows from the trigger and the time, so many timers of one minute are spread; at most the
-    time from one fire to the next.
+    `run_immediately`: also at once when it is first put, not when it is changed. `jitter`: each fire, also
+    that one, is late by a part of it that follows from the trigger and the time, so many timers of one
+    minute are spread; at most the time from one fire to the next.
     `skip_when_active_within`: a fire is passed over while workers wait or run, or did so within this
     time. What was missed, because no node was there or the intake was closed: with `misfire` ``latest``
     the last of it is fired, with ``all`` the last `max_catch_up`, one worker each, with ``skip`` none
     that is older than `misfire_grace`. The number missed is exact and told.
     """
 
-    cron: str | None = None
+    cron: str | None = Field(None, max_length=1000)
     interval: Duration | None = Field(None, ge=timedelta(seconds=1), le=timedelta(days=366))
-    timezone: str = "UTC"
+    timezone: str = Field("UTC", max_length=100)
     run_immediately: bool = False
     jitter: Duration = Field(timedelta(0), ge=timedelta(0), le=timedelta(days=1))
     skip_when_active_within: Duration | None = Field(None, ge=timedelta(0))
@@ -83,10 +83,12 @@ class TimerConfig(_Config):
 
     def check(self) -> None:
         """What is asked of a timer where it is put, not of one that is kept. Raises `InvalidTrigger`."""
-        try:
-            self.schedule().check_jitter()
-        except ValueError as error:
-            raise InvalidTrigger(f"trigger_config.jitter: {error}") from error
+        schedule = self.schedule()
+        for field, check in (("cron", schedule.check_cron), ("jitter", schedule.check_jitter)):
+            try:
+                check()
+            except ValueError as error:
+                raise InvalidTrigger(f"trigger_config.{field}: {error}") from error
 
     def schedule(self) -> Schedule:
         """The times it names. Raises `ValueError` for none, for both, for a zone or times that do not

@@ -31,6 +31,7 @@ from colony.store import Store
 from colony.store.scripts import Script
 from colony.store.triggers import DueTimer
 from colony.tasks import Limits
+from colony.testing import wait_until
 from colony.testing_model import ScriptedModel
 from colony.triggers import TriggerSpec
 from colony.triggers import firing as firing_module
@@ -267,6 +268,39 @@ async def test_run_immediately(store: Store) -> None:
     assert (await info(store, "t")).fired == 1
 
 
+async def test_run_immediately_is_for_the_first_put_and_late_by_the_jitter(store: Store) -> None:
+    """It is not passed over for its jitter; other times of it, as of a deploy, do not fire it again."""
+    config = {"run_immediately": True, "jitter": 2}
+    before = await store.now_ms()
+    await put(store, timer(config=config))
+    due = (await info(store, "t")).next_due
+    assert due is not None
+    assert 0 <= due.timestamp() * 1000 - before < 2500, "late by a part of its jitter"
+
+    async def fired() -> bool:
+        await ring(store)
+        return (await info(store, "t")).fired == 1
+
+    await wait_until(fired, 5, what="it has fired")
+    await put(store, timer(config={**config, "interval": 7200}))
+    assert await ring(store) == 0
+    [fire] = await store.fires("t", 10)
+    assert fire.outcome == "accepted"
+
+
+async def test_who_is_passed_over_is_so_quietly(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Policy skip, nothing of it on time: its history and its counts tell, no error does."""
+    await put(store, timer(config={"interval": 60, "misfire": "skip", "misfire_grace": 5}))
+    await late_by(store, "t", 50_000)
+    assert await ring(store) == 1
+    seen = await info(store, "t")
+    assert (seen.fired, seen.missed) == (0, 1)
+    assert [fire.outcome for fire in await store.fires("t", 10)] == ["skipped: missed"]
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
+
+
 async def test_a_timer_that_changes_its_times_is_due_by_the_new_ones(store: Store) -> None:
     """Another task keeps the next time, another interval does not."""
     await put(store, timer())
@@ -463,6 +497,35 @@ async def test_a_jitter_that_is_too_long_is_refused_where_it_is_put(store: Store
     await late_by(store, "t", 62_000)
     assert await ring(store) == 1
     assert (await info(store, "t")).fired == 1
+
+
+@pytest.mark.parametrize("cron", ["0 9 1 1 * 0 2050", "R * * * *", "0 r(8-10) * * *"])
+async def test_a_cron_that_ends_or_is_drawn_by_lot_is_refused_where_it_is_put(
+    store: Store, cron: str
+) -> None:
+    """After its last year it could not be read any more, nor fire what is due; one that is drawn is due at
+    other times for whoever asks."""
+    given = timer(config={"interval": None, "cron": cron})
+    with pytest.raises(InvalidTrigger, match=r"trigger_config\.cron: .* expected (five|numbers)"):
+        await put(store, given)
+    with pytest.raises(DefinitionError, match=r"trigger_config\.cron: .* expected (five|numbers)"):
+        Colony("c", agent=AgentSpec(model=ScriptedModel(["x"])), triggers=[given])
+    assert await store.triggers() == []
+
+
+async def test_a_declared_webhook_gets_another_id_and_keeps_its_path(store: Store) -> None:
+    """The next definition names it otherwise: its path is free by then."""
+
+    def hook(trigger_id: str) -> TriggerSpec:
+        config = {"path": "/x", "secrets": ["env:A"]}
+        return TriggerSpec.of(
+            {"id": trigger_id, "trigger_type": "webhook", "task": "x", "trigger_config": config}
+        )
+
+    await declare(store, [hook("old")])
+    await declare(store, [hook("new")])
+    assert await store.trigger_at("/x") == "new"
+    assert [each.trigger_id for each in await store.triggers()] == ["new"]
 
 
 async def test_what_an_operator_does_with_a_declared_trigger_stands(store: Store) -> None:

@@ -1,8 +1,9 @@
 -- Keep a trigger, new or changed. A timer whose times have not changed keeps its next time.
 -- ARGV: 1 id, 2 specification (JSON), 3 type, 4 max_concurrent or '', 5 policy, 6 route or '', 7 digest of its times or '',
---       8 first due ms, 9 first slot ms, 10 digest of its declaration, or '' when it was put by hand,
+--       8 next due ms, 9 next slot ms, 10 digest of its declaration, or '' when it was put by hand,
 --       11 how many triggers a colony may have, 12 the colony whose events it watches or '',
---       13 the latest of those events, which it is not to fire upon
+--       13 the latest of those events, which it is not to fire upon,
+--       14 due ms and 15 slot ms instead of 8 and 9 where it is a timer for the first time, or ''
 -- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}
 local id = ARGV[1]
 if redis.call('HEXISTS', K.meta, 'id') == 0 then return {'unknown_colony'} end
@@ -24,8 +25,9 @@ redis.call('HSETNX', K.trigger(id), 'created', int(now))
 if ARGV[7] == '' then
   redis.call('ZREM', K.timers, id)
 elseif old[2] ~= ARGV[7] then
-  redis.call('HSET', K.trigger(id), 'slot', ARGV[9])
-  if redis.call('HGET', K.trigger(id), 'paused') ~= '1' then redis.call('ZADD', K.timers, ARGV[8], id) end
+  local is_first = (ARGV[14] or '') ~= '' and (old[2] or '') == ''
+  redis.call('HSET', K.trigger(id), 'slot', ARGV[is_first and 15 or 9])
+  if redis.call('HGET', K.trigger(id), 'paused') ~= '1' then redis.call('ZADD', K.timers, ARGV[is_first and 14 or 8], id) end
 end
 if ARGV[12] == '' then
   redis.call('HDEL', K.trigger(id), 'watched', 'cursor')
