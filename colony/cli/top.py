@@ -22,7 +22,8 @@ from colony.cli.operators import LAG_WARNING_MS
 from colony.cli.options import AsJson, BrokerUrl, ColonyName, RedisUrl
 from colony.cli.output import coloured, emit_json, plain, stdout
 from colony.cli.processes import interruptible
-from colony.errors import StoreUnavailable
+from colony.errors import StoreUnavailable, UnknownColony
+from colony.events import position_of
 from colony.listing import WorkerSummary
 from colony.models import Event, EventType, FleetStats, NodeInfo, WorkerState
 from colony.runtime import ColonyRuntime
@@ -74,8 +75,12 @@ class Spending:
     answers: deque[tuple[datetime, int, float]] = field(default_factory=deque)
 
     async def read_on(self, runtime: ColonyRuntime) -> None:
-        """What came since the last time, as far as it is kept."""
+        """What came since the last time, as far as it is kept; all there is in a Redis that lost its data."""
         events = await runtime.recent_events(MOST_EVENTS, after=self.latest)
+        if not events and self.latest is not None:
+            newest = [one.id for one in await runtime.recent_events(1) if one.id is not None]
+            if newest and position_of(newest[0]) < position_of(self.latest):
+                events = await runtime.recent_events(MOST_EVENTS)
         self.take(events, since=await runtime.now() - WINDOW)
 
     def take(self, events: Sequence[Event], since: datetime) -> None:
@@ -169,13 +174,16 @@ def top(
 
 
 async def _live(runtime: ColonyRuntime, spending: Spending, interval: float) -> None:
-    console = stdout()
+    console, known = stdout(), False
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             began = time.monotonic()
             try:
                 shown = _page(await look(runtime, spending), console.height, console.width)
-            except StoreUnavailable as error:
+                known = True
+            except (StoreUnavailable, UnknownColony) as error:
+                if isinstance(error, UnknownColony) and not known:
+                    raise  # else Redis lost it, and nodes are about to register it again
                 shown = plain(f"{error}. Trying again.", "red")
             live.update(shown, refresh=True)
             await _rest(began, interval)

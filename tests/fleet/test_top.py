@@ -12,13 +12,16 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis import Redis
 
+from colony.errors import UnknownColony
 from colony.models import WorkerState
 from colony.testing import Fleet, wait_until
 from tests.fleet.tree_helpers import children_of, gates, until_states
@@ -85,40 +88,90 @@ async def test_what_machines_read(running: Fleet) -> None:
     assert waits == sorted(waits, key=lambda worker: worker["since"])
 
 
-async def test_it_is_live_until_ctrl_c(running: Fleet, tmp_path: Path) -> None:
-    """In a terminal of 80 × 24 frames follow one another; Ctrl-C ends it with exit code 0."""
+@dataclass
+class Screen:
+    """`colony top` in a terminal of 80 × 24, and what it has shown."""
+
+    process: subprocess.Popen[bytes]
+    terminal: int
+    seen: bytearray = field(default_factory=bytearray)
+
+    def frames(self) -> list[str]:
+        """All until now, the last of them maybe in part."""
+        try:
+            self.seen.extend(os.read(self.terminal, 65536))
+        except (BlockingIOError, OSError):
+            pass
+        text = self.seen.decode(errors="ignore")
+        text = ESCAPES.sub(lambda m: "\f" if m[0] == "\x1b[H" else "", text)
+        return [frame for frame in text.split("\f") if frame.strip()]
+
+
+@contextmanager
+def live(fleet: Fleet) -> Iterator[Screen]:
+    """One that looks five times a second."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     env = {**os.environ, "TERM": "xterm-256color"}
     env.pop("COLUMNS", None)
     process = subprocess.Popen(
-        command(running, "--interval", "0.2"), env=env, stdin=theirs, stdout=theirs, stderr=theirs
+        command(fleet, "--interval", "0.2"), env=env, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     os.set_blocking(ours, False)
-    seen = bytearray()
-
-    def frames() -> list[str]:
-        try:
-            seen.extend(os.read(ours, 65536))
-        except (BlockingIOError, OSError):
-            pass
-        text = ESCAPES.sub(lambda m: "\f" if m[0] == "\x1b[H" else "", seen.decode(errors="ignore"))
-        return [frame for frame in text.split("\f") if "tokens/min" in frame]
-
     try:
+        yield Screen(process, ours)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+async def test_it_is_live_until_ctrl_c(running: Fleet) -> None:
+    """In a terminal of 80 × 24 frames follow one another; Ctrl-C ends it with exit code 0."""
+    with live(running) as screen:
+
+        def frames() -> list[str]:
+            return [frame for frame in screen.frames() if "tokens/min" in frame]
+
         await wait_until(lambda: len(frames()) >= 3, 20, what="three frames")
         [worker, *_] = await running.runtime.longest_in(WorkerState.RUNNING, 1)
         await running.runtime.stop_worker(worker.worker_id)
         await until_states(running.runtime, [worker.worker_id], WorkerState.STOPPED)
         await wait_until(lambda: "STOPPED 1" in frames()[-2], 10, what="the stop is shown")
+        process = screen.process
         process.send_signal(signal.SIGINT)
         await wait_until(lambda: frames() and process.poll() is not None, 10, what="it has ended")
-        assert process.returncode == 0, seen.decode(errors="replace")[-2000:]
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+        assert process.returncode == 0, screen.seen.decode(errors="replace")[-2000:]
     lines = frames()[1].splitlines()
     assert len(lines) <= 24
     assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+async def test_it_outlives_a_loss_of_data() -> None:
+    """Redis is emptied, and the log of events begins anew: it shows what is done from then on."""
+    async with Fleet("tests.definitions:basic", beat_interval="0.2", lease="2") as fleet:
+        runtime = fleet.runtime
+        before = await runtime.spawn("echo", count=20)
+        await runtime.wait_for_worker_reports(before, 20)
+        with live(fleet) as screen:
+
+            def shows(*words: str) -> bool:
+                last = "".join(screen.frames()[-1:])
+                return all(word in last for word in words)
+
+            await wait_until(lambda: shows("· 900 tokens/min"), 20, what="what was done")
+            with Redis.from_url(fleet.redis_url) as redis:
+                redis.flushall()
+
+            async def accepted() -> list[str]:
+                with suppress(UnknownColony):
+                    return await runtime.spawn("echo", count=3)
+                return []
+
+            ids = await wait_until(accepted, 8, what="the colony is known again")
+            await runtime.wait_for_worker_reports(ids, 20)
+
+            what = ("COMPLETED 3 ", "· 1,035 tokens/min")
+            await wait_until(lambda: shows(*what), 10, what="what was done since")
+            assert screen.process.poll() is None
