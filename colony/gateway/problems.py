@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from colony import errors
 from colony.errors import ColonyError, PipelineRejected, StoreUnavailable
@@ -34,6 +35,7 @@ HEADERS = {
 }
 """Of every answer, good or bad: nothing that programs are told is to be kept, framed, or taken for
 something else."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:colony:problem:"
 
@@ -123,9 +125,10 @@ OF_STATUS: Mapping[int, Kind] = {
 """Problems that HTTP itself names."""
 
 FIELD = re.compile(
-    r"(?:tasks\[\d+\](?:\.\w+)?|task|data|agent|count|policy|first_n|cursor|limit)\b"
+    r"(?:tasks\[\d+\](?:\.\w+)?|task|data|agent|count|policy|first_n|cursor|limit"
+    r"|trigger_config\.\w+|id(?=:))\b"
 )
-"""How an `InvalidTask` begins that is about one field."""
+"""How an `InvalidTask` or `InvalidTrigger` begins that is about one field."""
 
 
 class Refused(HTTPException):
@@ -196,12 +199,13 @@ def of_error(error: ColonyError) -> JSONResponse:
     elif kind.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("answered 500", exc_info=error)
         detail = "the gateway failed; its log says why"
-    field = _field(detail) if isinstance(error, errors.InvalidTask) else None
+    is_about_input = isinstance(error, errors.InvalidTask | errors.InvalidTrigger)
+    field = _field(detail) if is_about_input else None
     return problem(kind, detail, stage=getattr(error, "stage", None), field=field)
 
 
 def _field(detail: str) -> str | None:
-    """Which field an `InvalidTask` is about, if it begins with one."""
+    """Which field such an error is about, if it begins with one."""
     match = FIELD.match(detail)
     if match is None:
         return None
@@ -230,7 +234,18 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
             error.detail = f"there is nothing at {request.scope['path']}: see /openapi.json"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             error.detail = f"{request.method} is not for {request.scope['path']}"
+            error.headers = {"Allow": ", ".join(_allowed(request))}
     return of_refusal(error)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes of a path: the router tells those of the first."""
+
+    def is_taken(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in METHODS if is_taken(method)]
 
 
 async def _invalid_request(_: Request, error: Exception) -> JSONResponse:

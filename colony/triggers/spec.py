@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -180,7 +181,9 @@ class TriggerSpec(BaseModel):
     id: str
     name: str = Field("", max_length=200)
     trigger_type: TriggerType
-    trigger_config: TriggerConfig = Field(default_factory=NoConfig, union_mode="left_to_right")
+    trigger_config: TriggerConfig = Field(
+        default_factory=NoConfig, union_mode="left_to_right", validate_default=True
+    )
     task: str = Field(min_length=1, max_length=65_536)
     agent: str | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict)
@@ -191,17 +194,14 @@ class TriggerSpec(BaseModel):
     deadline: Duration | None = Field(None, gt=timedelta(0), le=MAX_DURATION)
     soft_deadline: Duration | None = Field(None, gt=timedelta(0), le=MAX_DURATION)
 
-    @model_validator(mode="before")
+    @field_validator("trigger_config", mode="before")
     @classmethod
-    def _config_of_type(cls, given: Any) -> Any:
+    def _config_of_type(cls, given: Any, known: ValidationInfo) -> Any:
         """The configuration is read as that of the trigger's type, so that an error names its fields."""
-        if not isinstance(given, dict) or given.get("trigger_type") not in list(TriggerType):
-            return given
-        config = given.get("trigger_config") or {}
-        if isinstance(config, BaseModel):
-            config = config.model_dump(exclude_unset=True)
-        kind = CONFIGS[TriggerType(given["trigger_type"])]
-        return {**given, "trigger_config": kind.model_validate(config)}
+        if "trigger_type" not in known.data:
+            return NoConfig()  # what is wrong is the type
+        config = given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else given
+        return CONFIGS[known.data["trigger_type"]].model_validate(config or {})
 
     @field_validator("id")
     @classmethod
@@ -213,6 +213,8 @@ class TriggerSpec(BaseModel):
     @field_validator("task")
     @classmethod
     def _is_template(cls, task: str) -> str:
+        if not task.strip():
+            raise ValueError("it is blank: say what the worker shall do")
         check_template(task)
         return task
 

@@ -145,7 +145,21 @@ async def test_routes_and_methods_that_are_not(api: Api) -> None:
         assert problem(answer, 404)["type"].endswith("not-found")
     answer = await api.ask("DELETE", "/workers")
     assert problem(answer, 405)["type"].endswith("method-not-allowed")
-    assert set(answer.headers["allow"].split(", ")) & {"GET", "POST"}
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "POST"}
+
+
+async def test_what_is_allowed_is_told_of_every_path(api: Api) -> None:
+    """Of all routes of a path, not of the first: a 405 names the very methods of the description."""
+    paths = (await api.client.get(f"{api.gateway.url}/openapi.json")).json()["paths"]
+    for path, methods in paths.items():
+        there = path.removeprefix("/v1/colonies/{colony}").replace("{", "").replace("}", "")
+        for method in ("OPTIONS", "PATCH"):
+            answer = await api.ask(method, there)
+            problem(answer, 405)
+            allowed = set(answer.headers["allow"].split(", "))
+            if "/{" not in path.removeprefix("/v1/colonies/{colony}") and path.endswith("/stop"):
+                allowed -= {"GET"}  # /workers/stop is a worker's id, too
+            assert allowed == {each.upper() for each in methods}, (method, path)
 
 
 async def test_what_is_not_there(api: Api) -> None:

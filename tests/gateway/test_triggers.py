@@ -67,32 +67,34 @@ async def test_timers_and_pages(api: Api) -> None:
         await api.json("DELETE", f"/triggers/timer-{n}", 204)
 
 
+def timer(**config: object) -> dict[str, object]:
+    return {"trigger_type": "timer", "trigger_config": config, "task": "x"}
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "field"),
     [
-        {"trigger_type": "timer", "trigger_config": {"cron": "0 0 30 2 *"}, "task": "x"},
-        {
-            "trigger_type": "timer",
-            "trigger_config": {"cron": "* * * * *", "interval": 60},
-            "task": "x",
-        },
-        {
-            "trigger_type": "timer",
-            "trigger_config": {"cron": "* * * * *", "timezone": "Mars/Base"},
-            "task": "x",
-        },
-        {"trigger_type": "nonsense", "task": "x"},
-        {"trigger_type": "manual", "task": "${nonsense.x}"},
-        {"trigger_type": "manual"},
-        {"trigger_type": "manual", "task": "x", "id": "another"},
-        {"trigger_type": "manual", "task": "x", "agent": "nobody"},
-        {"trigger_type": "manual", "task": "x", "nonsense": 1},
-        {},
+        (timer(cron="0 0 30 2 *"), "trigger_config"),
+        (timer(cron="* * * * *", interval=60), "trigger_config"),
+        (timer(cron="* * * * *", timezone="Mars/Base"), "trigger_config"),
+        (timer(cron=["* * * * *"]), "trigger_config.cron"),
+        (timer(interval=60, jitter=61), "trigger_config.jitter"),
+        (timer(interval=0), "trigger_config.interval"),
+        ({"trigger_type": "nonsense", "task": "x"}, "trigger_type"),
+        ({"trigger_type": "manual", "task": "${nonsense.x}"}, "task"),
+        ({"trigger_type": "manual"}, "task"),
+        ({"trigger_type": "manual", "task": "x", "id": "another"}, "id"),
+        ({"trigger_type": "manual", "task": "x", "agent": "nobody"}, "agent"),
+        ({"trigger_type": "manual", "task": "x", "nonsense": 1}, "nonsense"),
+        ({}, "trigger_type"),
     ],
 )
-async def test_what_is_no_trigger_changes_nothing(api: Api, wrong: dict[str, object]) -> None:
-    """Refused with its reason; there is no such trigger afterwards."""
-    await api.json("PUT", "/triggers/wrong", 422, json=wrong)
+async def test_what_is_no_trigger_changes_nothing(
+    api: Api, wrong: dict[str, object], field: str
+) -> None:
+    """Refused with its field and reason; there is no such trigger afterwards."""
+    told = await api.json("PUT", "/triggers/wrong", 422, json=wrong)
+    assert told["field"] == f"body.{field}", told
     await api.json("GET", "/triggers/wrong", 404)
 
 

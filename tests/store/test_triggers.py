@@ -239,7 +239,11 @@ async def test_counting_what_crons_missed_keeps_nobody_waiting(
         planned.append((trigger_id, turns, threading.current_thread() is threading.main_thread()))
         return plan(schedule, trigger_id, *args, **options)
 
+    async def no_minute_begins_soon() -> bool:
+        return await store.now_ms() % 60_000 < 57_000
+
     monkeypatch.setattr(firing_module, "plan", noted)
+    await wait_until(no_minute_begins_soon, what="one timer is not due twice")
     minutes = {"interval": None, "cron": "* * * * *"}
     for trigger_id in ("a", "b", "c"):
         config = minutes if trigger_id == "a" else {}
