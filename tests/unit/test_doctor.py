@@ -82,22 +82,21 @@ def test_a_replica_is_a_problem(server: EmbeddedRedis) -> None:
     assert "a replica of 127.0.0.1:1" in found.found
 
 
-def no_replica(operator: Redis, _: Path) -> None:
+def no_replica(operator: Redis) -> None:
     operator.config_set("min-replicas-to-write", "1")
 
 
-def no_save(operator: Redis, folder: Path) -> None:
+def no_save(operator: Redis) -> None:
     """A directory is where the snapshot should go."""
-    (folder / "x.rdb").mkdir()
-    operator.config_set("dir", str(folder))
-    operator.config_set("dbfilename", "x.rdb")
+    where = operator.config_get("dir")["dir"] or ""
+    Path(where, operator.config_get("dbfilename")["dbfilename"] or "").mkdir()
     operator.config_set("save", "3600 1")
     operator.bgsave()
     while operator.info("persistence")["rdb_last_bgsave_status"] == "ok":
         time.sleep(0.02)
 
 
-def no_memory(operator: Redis, _: Path) -> None:
+def no_memory(operator: Redis) -> None:
     operator.config_set("maxmemory", "1")
 
 
@@ -110,13 +109,13 @@ def no_memory(operator: Redis, _: Path) -> None:
     ],
 )
 def test_a_server_that_refuses_writes_says_why(
-    tmp_path: Path, trouble: Callable[[Redis, Path], None], words: list[str]
+    trouble: Callable[[Redis], None], words: list[str]
 ) -> None:
     """And nobody is told to start nodes, whose leases cannot be renewed."""
     with registered_colony("shop") as url, Redis.from_url(url) as operator:
         assert "Redis writes" not in looked_at(url)
         size = operator.dbsize()
-        trouble(operator, tmp_path)
+        trouble(operator)
         found = looked_at(url)
         assert operator.dbsize() == size
     writes = found["Redis writes"]
