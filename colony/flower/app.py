@@ -12,6 +12,7 @@ from celery import Celery
 
 from colony.definition import NAME
 from colony.doorbell import celery_app
+from colony.flower.control import POLICY, Control
 from colony.settings import Settings
 
 
@@ -23,7 +24,9 @@ def make_app() -> Celery:
             f"colony: Flower shows one colony: set COLONY_NAME to its name (found {name!r})"
         )
     app = celery_app(name, Settings())
+    app.control_cls = Control
     app.conf.update(timezone="UTC", enable_utc=True)
+    app.conf.broker_transport_options.update(POLICY)
     return app
 
 

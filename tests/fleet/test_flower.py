@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shelve
 import subprocess
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from colony.models import ReportStatus, WorkerState
+from colony.redis_server import EmbeddedRedis
 from colony.testing import Fleet, wait_until
 from tests.fleet.flower_kit import PASSWORD, USER, Flower, command, flower, free_port
 from tests.fleet.helpers import node_name, records
@@ -223,3 +225,27 @@ async def test_it_refuses_to_let_anybody_in(running: Fleet) -> None:
     done = subprocess.run(start, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert "Flower would let anybody look" in done.stderr
+
+
+async def test_it_ends_and_keeps_what_it_knows_while_redis_is_away(tmp_path: Path) -> None:
+    """Nothing that it asks of the broker holds it up, however often it has asked."""
+    users, kept, port = tmp_path / "users", tmp_path / "kept.db", free_port()
+    users.write_text(f"{USER}:{PASSWORD}\n")
+    words = ["--port", str(port), "--basic-auth-file", str(users), "--db", str(kept)]
+    log = tmp_path / "log"
+    with EmbeddedRedis() as redis, log.open("wb") as out:
+        start = command(redis.url, "trees", *words)
+        process = subprocess.Popen(start, stdout=out, stderr=out)
+        try:
+            shown = Flower(f"http://127.0.0.1:{port}", log)
+            await wait_until(lambda: shown.ask("/healthcheck").status == 200, 20, what="it listens")
+            redis.stop()
+            given_up = "Failed to enable events"
+            await wait_until(lambda: given_up in log.read_text(), 15, what="it gives a request up")
+            process.terminate()
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
+            process.wait()
+    with shelve.open(str(kept), "r") as found:
+        assert set(found) == {"events", "counter"}
