@@ -191,6 +191,22 @@ async def test_what_is_linked_gets_the_result(running: Fleet, client: Celery, cl
     assert statuses(await reports_of(running, result["worker_ids"])) == {ReportStatus.SUCCESS: 1}
 
 
+async def test_a_link_by_its_name_alone_and_headers_of_nobody(
+    running: Fleet, client: Celery, clerk: None
+) -> None:
+    """What Celery's own clients always write may be left out; what no client writes is in nobody's way."""
+    headers = {"task": SPAWN, "id": "by hand", "_children": 5, "get": 5, "as_execution_options": 5}
+    links = {"callbacks": [{"task": "shop.note", "options": {"queue": "shop"}}]}
+    body = json.dumps([["fetch"], {}, links])
+    with Redis.from_url(running.redis_url, decode_responses=True) as redis:
+        redis.delete("shop:seen")
+        push(running, raw({}, headers=headers, body=body))
+        result = await answer(client.AsyncResult("by hand").get, timeout=10)
+        [seen] = await wait_until(lambda: redis.lrange("shop:seen", 0, -1), 10, what="the link")
+        assert json.loads(seen) == result
+    await reports_of(running, result["worker_ids"])
+
+
 async def test_a_chord_of_ours_and_theirs(running: Fleet, client: Celery, clerk: None) -> None:
     """Two of our tasks and one of the client's are the header of a chord, whose body is the client's."""
     header = [
@@ -434,6 +450,11 @@ async def test_bad_arguments_fail_the_task(running: Fleet, client: Celery, name:
     assert len(rejected.message) <= 2000
 
 
+def linking(task_id: str, field: str, what: Any) -> str:
+    """A good call with this in the canvas of its body."""
+    return raw({}, task_id=task_id, body=json.dumps([["fetch"], {}, {field: what}]))
+
+
 UNREADABLE: dict[str, tuple[bytes | str, str, str | None]] = {
     "not JSON": (b"garbage {", "the message is not JSON", None),
     "empty": (b"", "the message is not JSON", None),
@@ -471,6 +492,26 @@ UNREADABLE: dict[str, tuple[bytes | str, str, str | None]] = {
         "body: callbacks",
         "u12",
     ),
+    "a link with arguments that are none": (
+        linking("u17", "callbacks", [{"task": "shop.note", "args": 5}]),
+        "body: callbacks",
+        "u17",
+    ),
+    "a group without its tasks": (
+        linking("u18", "errbacks", [{"task": "celery.group", "subtask_type": "group"}]),
+        "body: errbacks",
+        "u18",
+    ),
+    "a chain with a step that is none": (
+        linking("u19", "chain", [{"task": "x", "subtask_type": "chain", "kwargs": {"tasks": [5]}}]),
+        "body: chain",
+        "u19",
+    ),
+    "a chord of a kind that is none": (
+        linking("u20", "chord", {"task": "shop.gather", "subtask_type": "choir"}),
+        "body: chord",
+        "u20",
+    ),
     "expires nonsense": (
         raw({}, headers={"task": SPAWN, "id": "u13", "expires": "soon"}),
         "headers.expires",
@@ -486,7 +527,8 @@ UNREADABLE: dict[str, tuple[bytes | str, str, str | None]] = {
 async def test_an_unreadable_message_is_set_aside(
     running: Fleet, client: Celery, name: str
 ) -> None:
-    """It is counted and set aside with its reason, and fails where its id is known; the next is accepted."""
+    """It is counted and set aside with its reason, and fails where its id is known; nothing is accepted until
+    the next."""
     message, reason, task_id = UNREADABLE[name]
     before = await totals(running)
     push(running, message)
@@ -496,6 +538,7 @@ async def test_an_unreadable_message_is_set_aside(
         return now == before.get("intake_refused", 0) + 1
 
     await wait_until(counted, 5, what=f"{name} is counted")
+    assert (await totals(running)).get("accepted") == before.get("accepted")
     [rejected, *_] = await running.runtime.list_rejected(1)
     assert reason in rejected.reason
     assert len(rejected.message) <= 2000

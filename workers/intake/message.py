@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
+
+from celery.app.task import Context
+from celery.canvas import Signature
 
 MAX_ID: Final = 255
 ID = re.compile(rb'"id":\s*"([^"\\]{1,%d})"' % MAX_ID)
@@ -16,6 +20,12 @@ ID = re.compile(rb'"id":\s*"([^"\\]{1,%d})"' % MAX_ID)
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a character, which JSON can say and no key can hold."""
 
+PARTS = frozenset({"tasks", "header", "body"})
+"""The arguments of a group, chain or chord that are tasks themselves."""
+OF_CONTEXT = frozenset(
+    name for name, what in vars(Context).items() if name.startswith("_") or callable(what)
+)
+"""What belongs to the object that Celery makes of the headers."""
 EMBEDDED: Final = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 """What Celery calls link, link_error, chain and chord, and the type of each."""
 
@@ -82,14 +92,10 @@ def _call(
             embedded = third or {}
         case _:
             raise Unreadable("body: expected [list of arguments, object of arguments, object]")
-    embed = {name: embedded.get(name) for name in EMBEDDED}
-    for field, kind in EMBEDDED.items():
-        tasks = embed[field] if kind is list else [embed[field]]
-        if embed[field] is not None and not (isinstance(tasks, list) and all(map(_is_task, tasks))):
-            raise Unreadable(f"body: {field}: expected tasks of Celery's canvas, got {tasks!r:.50}")
+    embed = {name: _embedded(embedded, name, kind) for name, kind in EMBEDDED.items()}
     info = properties.get("delivery_info")
     request = {
-        **headers,
+        **{field: value for field, value in headers.items() if field not in OF_CONTEXT},
         **embed,
         "args": args,
         "kwargs": kwargs,
@@ -106,8 +112,37 @@ def _is_id(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID and not SURROGATE.search(value)
 
 
-def _is_task(signature: Any) -> bool:
-    return isinstance(signature, dict) and isinstance(signature.get("task"), str)
+def _embedded(embedded: dict[str, Any], field: str, kind: type) -> Any:
+    """What of Celery's canvas stands there, whole: it is used once the workers are accepted, and what
+    cannot be used then is refused now."""
+    if (given := embedded.get(field)) is None:
+        return None
+    try:
+        if kind is list and isinstance(given, list):
+            return [_whole(each) for each in given]
+        return _whole([] if kind is list else given)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        got = [given] if kind is dict else given
+        raise Unreadable(
+            f"body: {field}: expected tasks of Celery's canvas, got {got!r:.50} ({error!r:.100})"
+        ) from error
+
+
+def _whole(signature: Any) -> dict[str, Any]:
+    """A task of the canvas with what a client may leave out. Raises many things for what is none."""
+    if not isinstance(signature, dict) or not isinstance(signature.get("task"), str):
+        raise TypeError("an object with a task")
+    made: dict[str, Any] = {"immutable": False, "chord_size": None, **signature}
+    for field, kind in {"args": list, "kwargs": dict, "options": dict}.items():
+        made[field] = kind() if made.get(field) is None else made[field]
+        if not isinstance(made[field], kind):
+            raise TypeError(f"{field}: {kind.__name__}")
+    if made.setdefault("subtask_type", None) is not None:
+        for part in PARTS & made["kwargs"].keys():
+            of = made["kwargs"][part]
+            made["kwargs"] |= {part: [*map(_whole, of)] if isinstance(of, list) else _whole(of)}
+        Signature.from_dict(copy.deepcopy(made))
+    return made
 
 
 def _without_task(envelope: dict[str, Any], properties: dict[str, Any]) -> Unreadable:
