@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from colony.errors import InvalidSubscription, UnknownDelivery, UnknownSubscription
 from colony.models import Delivery, OnComplete, Subscription, SubscriptionInfo
 from colony.operations import Operations, unknown_colony
-from colony.sizes import MAX_SPEC_BYTES
+from colony.sizes import check_spec
 
 MAX_SUBSCRIPTIONS = 100
 
@@ -70,17 +70,7 @@ class DeliveryVerbs(Operations):
         One that exists is changed, goes on where it was, and is no longer paused; what is owed to it goes
         to the new URL. Raises `InvalidSubscription` when there are too many, or `UnknownColony`.
         """
-        try:
-            size = len(subscription.model_dump_json())
-        except ValueError as error:
-            raise InvalidSubscription(
-                f"subscription {subscription.id!r}: expected Unicode text in all its fields: {error}"
-            ) from error
-        if size > MAX_SPEC_BYTES:
-            raise InvalidSubscription(
-                f"subscription {subscription.id!r} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} "
-                "are kept"
-            )
+        check_spec(f"subscription {subscription.id!r}", subscription, InvalidSubscription)
         if "id" not in await self._store.face():
             raise unknown_colony(self.colony_id)
         kept = await self._store.put_subscription(

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
-from colony.errors import InvalidTask
+from pydantic import BaseModel
+
+from colony.errors import ColonyError, InvalidTask
 
 MAX_LABEL = 1000
 """Characters of an id, key or label that a producer makes up."""
@@ -54,6 +56,16 @@ def utf8(name: str, text: str) -> bytes:
             f"{name}: expected Unicode text, got half of a surrogate pair, {half!r}{byte}, at "
             f"character {error.start}: send the whole character, or leave it out"
         ) from None
+
+
+def check_spec(what: str, spec: BaseModel, error: type[ColonyError]) -> None:
+    """Raises `error` for a trigger or subscription that is no Unicode text, or beyond `MAX_SPEC_BYTES`."""
+    try:
+        size = len(spec.model_dump_json())
+    except ValueError as no_text:
+        raise error(f"{what}: expected Unicode text in all its fields: {no_text}") from no_text
+    if size > MAX_SPEC_BYTES:
+        raise error(f"{what} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} are kept")
 
 
 def storable(text: str) -> str:

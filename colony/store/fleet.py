@@ -100,7 +100,8 @@ class FleetKeeping(StoreBase):
         return list(await self.link.call("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, cap))
 
     async def notices(self, *, again_after: timedelta, cap: int) -> dict[str, str]:
-        """What is to be sent now, notice → JSON; each comes again until `notice_sent`."""
+        """What is to be sent now, notice → JSON; each comes again until `notice_sent`, each time after
+        twice as long, up to 32 times."""
         return pairs(await self.run("notices", millis(again_after), cap))
 
     async def notice_sent(self, notice: str) -> None:

@@ -33,6 +33,7 @@ children:<id>      set     the workers that a worker has spawned                
 units:<id>         zset    batch in its background → 0, or since when it queues  until it is joined
 outbox             zset    notice → when it is to be sent (again) (ms)           until it is sent
 notices            hash    notice → what is to be sent (JSON)                    until it is sent
+tried              hash    notice → how often a janitor has had it               until it is sent
 deliveries         zset    webhook that is owed → since when (ms)                until delivered, or dead
 dead               zset    webhook that was given up → since when (ms)           until dropped
 delivery:<id>      hash    what is delivered, and how it went                    with those two
@@ -84,6 +85,7 @@ PLAIN = (
     "joins",
     "outbox",
     "notices",
+    "tried",
     "deliveries",
     "dead",
     "lanes",

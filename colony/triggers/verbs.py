@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from colony.errors import InvalidTrigger, UnknownTrigger, UnreadableTrigger
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
-from colony.sizes import MAX_SPEC_BYTES
+from colony.sizes import check_spec
 from colony.triggers.firing import Fired, Firing, Occasion, check_agent, unknown_trigger
 from colony.triggers.keeping import next_times, put
 from colony.triggers.spec import TriggerSpec
@@ -60,16 +60,7 @@ class TriggerVerbs(Operations):
     async def put_trigger(self, spec: TriggerSpec | dict[str, Any]) -> TriggerSpec:
         """Add or change a trigger while the fleet runs. Raises `InvalidTrigger`, which names the field."""
         checked = TriggerSpec.of(spec)
-        try:
-            size = len(checked.model_dump_json())
-        except ValueError as error:
-            raise InvalidTrigger(
-                f"trigger {checked.id!r}: expected Unicode text in all its fields: {error}"
-            ) from error
-        if size > MAX_SPEC_BYTES:
-            raise InvalidTrigger(
-                f"trigger {checked.id!r} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} are kept"
-            )
+        check_spec(f"trigger {checked.id!r}", checked, InvalidTrigger)
         limits, _ = await self._limits()
         check_agent(checked, limits)
         await put(self._store, checked)

@@ -13,7 +13,7 @@ from colony.runtime import ColonyRuntime
 from colony.testing import Node, wait_until
 
 LEAKS = (
-    *("arrived:*", "joins", "outbox", "notices", "held:*", "due", "doorbells", "staged:*"),
+    *("arrived:*", "joins", "outbox", "notices", "tried", "held:*", "due", "doorbells", "staged:*"),
     "units:*",
 )
 """Keys that live only while something is under way (what was staged and refused expires)."""

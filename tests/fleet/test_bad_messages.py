@@ -225,9 +225,9 @@ async def test_a_notice_that_cannot_be_sent_holds_up_nothing(
     running: Fleet, runtime: ColonyRuntime
 ) -> None:
     """One that nobody can read is among those that are due: the next one is sent, lost doorbells are rung
-    again, and it is told in the log."""
+    again, it is told in the log, and the next try is later than the last."""
     [node] = running.nodes
-    notices, outbox = (f"colony:{{basic}}:{name}" for name in ("notices", "outbox"))
+    notices, outbox, tried = (f"colony:{{basic}}:{n}" for n in ("notices", "outbox", "tried"))
     good = json.dumps({"to": {"task": "shop.done", "queue": "shop"}, "result": {}})
     with Redis.from_url(running.redis_url) as redis:
         node.freeze()
@@ -245,7 +245,7 @@ async def test_a_notice_that_cannot_be_sent_holds_up_nothing(
             assert redis.hkeys(notices) == [b"worker:a"]
             assert "a part of the round failed" in node.tail(1000)
         finally:
-            redis.delete(notices, outbox, "shop")
+            redis.delete(notices, outbox, tried, "shop")
 
 
 async def test_waiting_for_a_slot_is_not_a_lost_doorbell(

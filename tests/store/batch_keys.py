@@ -31,6 +31,7 @@ def check_batches(records: Records, whole: Mapping[str, Any]) -> None:
         assert set(_of(whole, name)) <= set(batches), f"{name} of a batch that is gone"
     assert set(_of(whole, "children")) <= set(records), "children of a worker that is gone"
     assert set(whole.get("outbox", ())) == set(whole.get("notices", ()))
+    assert set(whole.get("tried", ())) <= set(whole.get("notices", ()))
     for worker_id, record in records.items():
         assert record.get("batch", "") in {*batches, ""}, f"the batch of {worker_id} is gone"
         if record.get("waits_for") == "children":

@@ -27,7 +27,18 @@ SOON = timedelta(seconds=2)
 LEASE = timedelta(minutes=5)
 NOW = timedelta(0)
 
-HASHES = ("meta", "tokens", "idem_ids", "worker", "node", "held", "batch", "notices", "active")
+HASHES = (
+    "meta",
+    "tokens",
+    "idem_ids",
+    "worker",
+    "node",
+    "held",
+    "batch",
+    "notices",
+    "tried",
+    "active",
+)
 LISTS = ("parts", "staged", "rejected", "members")
 ZSETS = (
     "listed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -278,3 +279,20 @@ async def test_a_joined_batch_is_announced_until_it_was_sent(store: Store) -> No
     await store.notice_sent(notice)
     await store.link.call("ZADD", store.keys("outbox"), "XX", 1, notice)
     assert await store.notices(again_after=NOW, cap=10) == {}
+
+
+async def test_a_notice_that_cannot_be_sent_comes_ever_more_rarely(store: Store) -> None:
+    """Each time after twice as long, up to 32 times; how often it came is kept where all janitors see it."""
+    batch_id, [member] = await batch_of(store, 1, on_complete='{"task":"their.task"}')
+    await end_all(store, [member])
+    await try_join(store, batch_id)
+    notice, waits = f"batch:{batch_id}", []
+    for _ in range(8):
+        before = await store.now_ms()
+        assert list(await store.notices(again_after=timedelta(seconds=10), cap=10)) == [notice]
+        due = float(await store.link.call("ZSCORE", store.keys("outbox"), notice))
+        waits.append(round((due - before) / 10_000))
+        await store.link.call("ZADD", store.keys("outbox"), "XX", before, notice)
+    assert waits == [1, 2, 4, 8, 16, 32, 32, 32]
+    await store.notice_sent(notice)
+    assert await store.link.call("EXISTS", *map(store.keys, ("outbox", "notices", "tried"))) == 0

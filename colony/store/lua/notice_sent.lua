@@ -3,4 +3,5 @@
 -- Returns: 'ok'
 redis.call('ZREM', K.outbox, ARGV[1])
 redis.call('HDEL', K.notices, ARGV[1])
+redis.call('HDEL', K.tried, ARGV[1])
 return 'ok'
