@@ -26,6 +26,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from flower.urls import handlers
+from flower.views.error import NotFoundErrorHandler
+from flower.views.tasks import TasksDataTable
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -202,7 +205,7 @@ def start_service(redis: Secured, folder: Path, name: str) -> Running:
             .replace("/run/secrets", str(folder / "secrets"))
             .replace("0.0.0.0", "127.0.0.1")
         )
-        text = text.replace("/data/", f"{folder}/tmp/")
+        text = re.sub(r"^/data\b", f"{folder}/tmp", text)
         return re.sub(rf"\b{declared}\b", str(port), text) if declared else text
 
     of_image = dict(re.findall(r"(\w+)=(\S+)", image("ENV")))
@@ -271,7 +274,9 @@ def start_unit(redis: Secured, folder: Path, name: str, notify: Path, **ours: st
     variables = dict(line.split("=", 1) for line in lines)
     for line in declared.get("Environment", []):
         named, _, value = line.partition("=")
-        value = value.replace("%d", str(credentials)).replace("%S/colony-flower", str(folder))
+        value = value.replace("%d", str(credentials))
+        for kept in declared.get("StateDirectory", []):
+            value = value.replace(f"%S/{kept}", str(folder))
         variables[named] = value.replace("%i", "1")
     variables |= {"CREDENTIALS_DIRECTORY": str(credentials), **ours}
     if declared["Type"] == ["notify"]:
@@ -336,6 +341,8 @@ async def end_all(running: Sequence[Running]) -> None:
     assert dict(zip(names, codes, strict=True)) == dict.fromkeys(names, 0), said
     for one in running:
         assert "Read-only file system" not in one.tail()
+        assert "cannot leave word" not in one.tail()
+        assert "cannot read what nodes" not in one.tail()
 
 
 async def test_the_services_of_compose(
@@ -423,6 +430,21 @@ async def test_the_units_of_systemd(redis: Secured, tmp_path: Path, started: lis
         systemd.close()
 
 
+def changing_routes() -> list[str]:
+    """All of Flower's that are asked by POST, but the table of tasks, which is read in this way."""
+    pairs = [
+        rule[:2] if isinstance(rule, tuple) else (rule.regex.pattern, rule.target)
+        for rule in handlers
+    ]
+    paths = [
+        pattern.replace("(.+)", "some").rstrip("$")
+        for pattern, target in pairs
+        if "post" in vars(target) and target not in (TasksDataTable, NotFoundErrorHandler)
+    ]
+    assert len(paths) >= 14
+    return paths
+
+
 async def test_flower_by_the_command_of_celery(
     redis: Secured, tmp_path: Path, started: list[Running]
 ) -> None:
@@ -461,6 +483,7 @@ async def test_flower_by_the_command_of_celery(
         assert shown.ask(path, credentials="operator:wrong").status == 401
         assert shown.ask(path, credentials=with_login).status == 200
     assert "Colony" in shown.ask("/tasks", credentials=with_login).text
-    stop = "/api/task/revoke/some?terminate=true"
-    assert shown.ask(stop, b"", credentials=with_login).status == 403
+    for path in changing_routes():
+        asked = f"{path}?terminate=true"
+        assert shown.ask(asked, b"", credentials=with_login).status == 403, path
     await end_all([flower])

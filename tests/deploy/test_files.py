@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shutil
@@ -172,6 +173,19 @@ def test_each_unit_has_a_watchdog() -> None:
         assert declared["Type"] == ["notify"], name
         assert seconds(declared["WatchdogSec"][0]) > 2 * STUCK_SECONDS, name
         assert declared["Restart"] == ["always"], name
+
+
+def test_what_nodes_leave_on_disk_outlives_them() -> None:
+    """In compose a named volume, which takes its owner from the image; with systemd a StateDirectory."""
+    worker = services()["worker"]
+    folder = worker["environment"]["COLONY_STATE_DIR"]
+    [volume] = [v for v in worker["volumes"] if v.endswith(f":{folder}")]
+    assert volume.partition(":")[0] in compose()["volumes"]
+    assert folder in json.loads(image("VOLUME"))
+    assert any(f"chown colony:colony {folder}" in value for _, value in dockerfile())
+    declared = unit("colony-worker@.service")
+    [kept] = declared["StateDirectory"]
+    assert f"COLONY_STATE_DIR=%S/{kept}" in declared["Environment"]
 
 
 def test_each_user_of_redis_has_a_password_everywhere() -> None:
