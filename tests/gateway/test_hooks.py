@@ -144,6 +144,41 @@ async def test_the_right_signature_spawns_once(api: Api, put: Put, scheme: str) 
     )
 
 
+HIDDEN = "hidden-hunter2"
+"""What is in nobody's log and record, wherever a sender puts it beside its signature."""
+
+
+async def test_what_may_be_a_secret_is_not_told(api: Api, put: Put) -> None:
+    """Neither to the worker nor in the gateway's log: headers and parts of the query by their names."""
+    path = await put("github")
+    names = ("Password", "JWT-Assertion", "Session-Id", "Credential", "Amzn-Oidc-Data", "Api-Key")
+    headers = github() | {f"X-{name}": HIDDEN for name in names}
+    query = "&".join(f"{name}={HIDDEN}" for name in ("token", "Secret", "api_key", "sig", "auth"))
+    answer = await send(api, f"{path}?{query}&key=ABC-1&author=jo", headers)
+    assert answer.status_code == 202, answer.text
+    record = await api.runtime.get_worker(answer.json()["worker_id"])
+    assert record is not None
+    assert HIDDEN not in record.model_dump_json()
+    webhook = record.data["webhook"]
+    assert isinstance(webhook, dict)
+    assert webhook["query"] == {"key": "ABC-1", "author": "jo"}
+    log = api.gateway.log.read_text()
+    assert f'hooks{path} HTTP/1.1" 202' in log
+    assert HIDDEN not in log
+
+
+async def test_the_same_delivery_after_a_stage_has_taken_its_id_out(api: Api, put: Put) -> None:
+    """GitHub sends it again: it is known by its body, and no replay for what a Transform has left."""
+    path = await put("github")
+    first = await send(api, path, github())
+    worker_id = first.json()["worker_id"]
+    store = api.runtime._store
+    left = json.dumps({"webhook": {"payload": json.loads(BODY)}})
+    await store.link.call("HSET", store.keys("worker", worker_id), "data", left)
+    again = await send(api, path, github())
+    assert (again.status_code, again.json()["worker_id"]) == (200, worker_id)
+
+
 @pytest.mark.parametrize("scheme", SIGNED)
 async def test_five_at_once_are_one(api: Api, put: Put, scheme: str) -> None:
     """Nobody was first yet: one 202, four times 200, one worker."""
