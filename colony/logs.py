@@ -34,12 +34,14 @@ LogFormat = Literal["text", "json"]
 
 TEXT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 STRUCK: Final = "********"
+BEGINS: Final = r"(?:(?<=\b{0})|(?<=\\[bfnrt]{0}))"
+"""Behind a mark that begins a word: also after a line break as JSON and `repr` write it (its n is no letter)."""
 SECRETS: Final = re.compile(
     r"(?<=://)[^\s/@:\"'\\]*:[^\s/@\"'\\]+(?=@)"  # of a URL
-    r"|(?<=\bwhsec_)[\w+/=-]+"
-    r"|(?<=\bcolony_)[A-Za-z0-9_-]{40,}"
-    r"|(?<=\b[Bb]earer )[\w.~+/=-]{8,}"
-    r"|\bsk-[\w-]{16,}"
+    rf"|{BEGINS.format('whsec_')}[\w+/=-]+"
+    rf"|{BEGINS.format('colony_')}[A-Za-z0-9_-]{{40,}}"
+    rf"|{BEGINS.format('[Bb]earer ')}[\w.~+/=-]{{8,}}"
+    rf"|{BEGINS.format('')}sk-[\w-]{{16,}}"
 )
 MARKS: Final = ("://", "whsec_", "colony_", "earer ", "sk-")
 """One of them is in every line that `SECRETS` could find something in: most lines have none."""

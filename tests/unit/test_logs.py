@@ -37,10 +37,27 @@ def test_secrets_are_struck_out(format: logs.LogFormat, text: str, secret: str) 
     assert format == "text" or "it said" in json.loads(line)["event"]
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+@pytest.mark.parametrize("before", ["\n", "\t", "\r\n"])
+@pytest.mark.parametrize(("text", "secret"), SECRETS.items())
+def test_secrets_at_the_beginning_of_a_line(
+    format: logs.LogFormat, before: str, text: str, secret: str
+) -> None:
+    """Which JSON, and the `repr` of a library, write as a backslash and a letter."""
+    made = record(f"it said:{before}{text.split(' ', 1)[-1]}{before}{text!r}")
+    try:
+        raise ValueError(f"it said:{before}{text.split(' ', 1)[-1]}")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    assert secret not in logs.formatter(format).format(made)
+    assert secret not in logs.formatter(format).format(record(repr(made.getMessage())))
+
+
 def test_names_are_no_secrets() -> None:
     """Metrics, modules and plain URLs stay."""
     text = (
         "colony_workers_taken_from_dead_nodes_total http://host:80/a colony.examples.survey:colony"
+        " task-of-some-other-worker-there"
     )
     assert logs.scrubbed(text) == text
 
