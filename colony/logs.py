@@ -35,7 +35,7 @@ LogFormat = Literal["text", "json"]
 TEXT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 STRUCK: Final = "********"
 BEGINS: Final = r"(?:(?<=\b{0})|(?<=\\[bfnrt]{0}))"
-"""Behind a mark that begins a word: also after a line break as JSON and `repr` write it (its n is no letter)."""
+"""Behind a mark that begins a word, also after a line break as JSON and `repr` write it, `n` and all."""
 SECRETS: Final = re.compile(
     r"(?<=://)[^\s/@:\"'\\]*:[^\s/@\"'\\]+(?=@)"  # of a URL
     rf"|{BEGINS.format('whsec_')}[\w+/=-]+"
