@@ -148,8 +148,9 @@ class EmbeddedRedis:
     `directory` keeps the data (append-only file) and ``redis.log``; without one, a temporary
     directory is removed at `stop` and at the owner's death. `port` is on loopback; without one, a
     free port is found. With `append_only`, what was written more than a second ago survives the
-    death of the server. `binary` replaces the newest server of the machine. `ready_within` bounds
-    `start`; `grace` is how long the server may take to end before it is killed.
+    death of the server. `binary` replaces the newest server of the machine. `debug` allows the command
+    DEBUG, which Redis 7 forbids by itself. `ready_within` bounds `start`; `grace` is how long the server may
+    take to end before it is killed.
 
     A forked child of the owner holds a stopped object: the server is not the child's to end.
     One thread at a time may start and stop it.
@@ -162,6 +163,7 @@ class EmbeddedRedis:
         *,
         append_only: bool = True,
         binary: RedisBinary | None = None,
+        debug: bool = False,
         ready_within: timedelta = timedelta(seconds=30),
         grace: timedelta = timedelta(seconds=10),
     ) -> None:
@@ -169,6 +171,7 @@ class EmbeddedRedis:
         self._wanted_port = port
         self._append_only = append_only
         self._wanted_binary = binary
+        self._debug = debug
         self._ready_within = ready_within
         self._grace = grace
 
@@ -298,6 +301,8 @@ class EmbeddedRedis:
             *("--appendonly", "yes" if self._append_only else "no", "--appendfsync", "everysec"),
             *("--maxmemory-policy", "noeviction"),
         ]
+        if self._debug and binary.version >= (7, 0, 0):
+            server += ["--enable-debug-command", "local"]
         log = _lock_log(directory)
         self._log_start = log.seek(0, os.SEEK_END)
         reading, writing = os.pipe()

@@ -95,7 +95,7 @@ class World:
         self._redis_changes = asyncio.Lock()
 
     async def __aenter__(self) -> World:
-        self.redis = self._stack.enter_context(EmbeddedRedis())
+        self.redis = self._stack.enter_context(EmbeddedRedis(debug=True))
         self._never_fsync()
         for index in range(NODES):
             self.start_node(VERSIONS[index % 2], self._first_env)
@@ -200,15 +200,15 @@ class World:
         task.add_done_callback(self._running.discard)
 
     async def _do(self, fault: Fault) -> None:
-        """Note what it did; None: there was nobody that it could be done to."""
+        """Note what it did; None: there was nobody that it could be done to, or it went wrong itself."""
         verb: Callable[[Fault], Awaitable[Any]] = getattr(self, fault.what)
+        done, wrong = None, {}
         try:
             done = await verb(fault)
         except (redis_errors.RedisError, OSError) as error:
-            done = f"{type(error).__name__}: {error}"
-        self.history.add(
-            "fault", what=fault.what, scheduled=fault.at, seconds=fault.seconds, done=done
-        )
+            wrong = {"error": f"{type(error).__name__}: {error}"}
+        about = {"what": fault.what, "scheduled": fault.at, "seconds": fault.seconds}
+        self.history.add("fault", **about, done=done, **wrong)
 
     async def heal(self) -> None:
         """Nothing goes wrong any more: Redis is there, every way is open, every node runs."""

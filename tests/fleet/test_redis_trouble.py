@@ -65,7 +65,7 @@ TROUBLES = {
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[EmbeddedRedis]:
     """A Redis that may be troubled."""
-    with EmbeddedRedis() as server:
+    with EmbeddedRedis(debug=True) as server:
         yield server
 
 

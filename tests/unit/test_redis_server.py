@@ -107,6 +107,12 @@ def test_it_answers_and_keeps_an_append_only_file() -> None:
         assert Path(settings["dir"]) == server.directory
 
 
+def test_debug_is_allowed_where_that_is_asked_for() -> None:
+    """Redis 7 forbids the command by itself."""
+    with EmbeddedRedis(debug=True) as server, client_of(server) as client:
+        assert client.execute_command("DEBUG", "SLEEP", "0") in (True, b"OK", "OK")
+
+
 def test_append_only_can_be_switched_off() -> None:
     """`append_only=False` writes nothing."""
     with EmbeddedRedis(append_only=False) as server, client_of(server) as client:
