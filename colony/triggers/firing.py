@@ -35,7 +35,7 @@ from colony.store import Ring
 from colony.store.base import millis
 from colony.store.records import derived_id, new_worker_id
 from colony.store.triggers import DueTimer, Fire, NotFired
-from colony.tasks import Limits, check_tasks
+from colony.tasks import Limits, check_task
 from colony.triggers.schedule import Plan, plan
 from colony.triggers.spec import TriggerSpec
 from colony.triggers.template import fill
@@ -234,8 +234,7 @@ class Firing:
             text = fill(spec.task, {**values, "data": spec.data})
         except ValueError as error:
             raise InvalidTask(f"trigger {spec.id!r}: its task {error}") from error
-        given = TaskSpec(task=text, data={**spec.data, **values}, agent=spec.agent)
-        return check_tasks([given], self.entrance.limits)[0]
+        return check_task(text, {**spec.data, **values}, spec.agent, 1, self.entrance.limits)[0]
 
     @property
     def _grace(self) -> str:

@@ -39,11 +39,10 @@ def check_template(text: str) -> None:
 
 
 def fill(text: str, values: Mapping[str, JsonValue]) -> str:
-    """The task. Raises `ValueError` that names what is not there. What is no text stands as JSON."""
+    """The task. Raises `ValueError` that names what is not there, or is no JSON. What is no text stands as
+    JSON."""
     template = TaskTemplate(text)
-    return template.substitute(
-        {name: _text(look_up(values, name)) for name in template.get_identifiers()}
-    )
+    return template.substitute({name: _text(values, name) for name in template.get_identifiers()})
 
 
 def look_up(values: Mapping[str, JsonValue], path: str) -> JsonValue:
@@ -64,5 +63,9 @@ def look_up(values: Mapping[str, JsonValue], path: str) -> JsonValue:
     return found
 
 
-def _text(value: JsonValue) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _text(values: Mapping[str, JsonValue], name: str) -> str:
+    value = look_up(values, name)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"${{{name}}}: it is no JSON: {error}") from error

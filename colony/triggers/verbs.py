@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from colony.errors import InvalidTrigger, UnknownTrigger, UnreadableTrigger
+from colony.errors import InvalidTask, InvalidTrigger, UnknownTrigger, UnreadableTrigger
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
 from colony.sizes import check_spec
@@ -40,8 +40,12 @@ class TriggerVerbs(Operations):
         `input` is in the worker's data as ``input``, and its task may name it. The same
         `idempotency_key` within `idempotency_ttl` returns the first answer and spawns nothing. Raises
         `TriggerPaused`, `TriggerBusy` where `max_concurrent` of its workers live (policy ``skip``),
-        `InvalidTask` where its task names what is not there.
+        `InvalidTask` where its task names what is not there, or `input` is no JSON.
         """
+        if input is not None and not isinstance(input, Mapping):
+            raise InvalidTask(
+                f"input: expected an object, names and their values, got {type(input).__name__}"
+            )
         values: dict[str, JsonValue] = {"input": dict(input or {})}
         spec = await self._trigger_spec(trigger_id)
         source = spec.trigger_type.value if spec.trigger_type.value in ("api", "manual") else "api"

@@ -138,6 +138,25 @@ async def test_a_task_that_names_what_did_not_come_is_refused(store: Store) -> N
     assert (await info(store, "m")).fired == 0
 
 
+@pytest.mark.parametrize("task", ["Do it.", "See ${input.a}."])
+@pytest.mark.parametrize(
+    "value", [object(), datetime(2026, 1, 1, tzinfo=UTC), (1, 2), {1: 1}, float("nan"), b"x", {1}]
+)
+async def test_what_is_no_json_is_refused(store: Store, value: Any, task: str) -> None:
+    """As by spawn: with an error of ours that names the field, whether the task names it or not."""
+    spec = manual(task=task)
+    await put(store, spec)
+    with pytest.raises(InvalidTask, match=r"data|input\.a"):
+        await call(store, spec, a=value)
+    assert (await info(store, "m")).fired == 0
+    async with ColonyRuntime(
+        store.colony_id, settings=Settings(redis_url=store.link.url)
+    ) as runtime:
+        for odd in ([value], "text", 5):
+            with pytest.raises(InvalidTask, match="input: expected an object"):
+                await runtime.trigger("m", cast(Any, odd))
+
+
 async def test_five_at_once_with_one_key_are_one_worker(store: Store) -> None:
     """Scenario 33: five times the same id; another trigger's same key is another."""
     first, second = manual("a"), manual("b")
