@@ -140,6 +140,15 @@ def span(
     return _recorded(_tracer, name, attributes, kind, parent, expected)
 
 
+def end() -> None:
+    """Send what has ended, for a process that ends without Python's own goodbye: prefork's children."""
+    if _tracer is not None:
+        from opentelemetry import trace  # noqa: PLC0415 (see `enable`)
+
+        provider: Any = trace.get_tracer_provider()
+        provider.shutdown()
+
+
 def is_on() -> bool:
     """Whether this process traces: for whoever would compute attributes for nothing."""
     return _tracer is not None

@@ -69,6 +69,7 @@ def make_app(settings: Settings) -> Celery:
     _size_by_default(app, settings)
     _log_by(app, settings)
     tracing.enable(settings, "node")
+    signals.worker_process_shutdown.connect(lambda **_: tracing.end(), weak=False)
     return app
 
 

@@ -172,8 +172,10 @@ async def test_traces_of_producers_are_continued(tmp_path: Path) -> None:
     assert "fell over" not in nodes.read_text()
 
 
-async def test_spans_reach_a_collector_before_the_node_has_ended() -> None:
-    """By OTLP over HTTP, as OTEL_… says where: what is not yet sent leaves when the node is told to end."""
+@pytest.mark.parametrize("pool", ["asyncio", "prefork"])
+async def test_spans_reach_a_collector_before_the_node_has_ended(pool: str) -> None:
+    """By OTLP over HTTP, as OTEL_… says where: what is not yet sent leaves when the node is told to end, of
+    a child of prefork's pool, too."""
     received: list[bytes] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -193,7 +195,7 @@ async def test_spans_reach_a_collector_before_the_node_has_ended() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
             patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # not while it runs
-            async with Fleet("tests.definitions:basic", nodes=0) as fleet:
+            async with Fleet("tests.definitions:basic", nodes=0, pool=pool) as fleet:
                 [node] = await fleet.add_nodes(tracing="true")
                 [worker] = await fleet.runtime.spawn("fetch")
                 assert await fleet.runtime.wait_for_worker(worker, timeout=20) is not None
