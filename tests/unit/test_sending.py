@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ def owed(url: str) -> Owed:
     return Owed("m1", "worker.completed", now, '{"n":9007199254740993}', told, "", 1, "t", now)
 
 
-async def send(url: str, **settings: Any) -> Outcome:
+async def send(url: str, what: Owed | None = None, **settings: Any) -> Outcome:
     """One attempt."""
     sender = Sender(Settings(delivery_allow_private=("127.0.0.1/32",), **settings))
     try:
-        return await sender.send(owed(url))
+        return await sender.send(what or owed(url))
     finally:
         await sender.close()
 
@@ -122,6 +123,22 @@ async def test_what_comes_back_is_told() -> None:
     unknown = await send("https://no-such-host.invalid/")
     assert str(unknown.error).startswith("gaierror")
     assert not unknown.final
+
+
+async def test_what_cannot_be_made_a_body_is_an_attempt_that_failed() -> None:
+    """It counts, so that it is given up one day; the node's log says more."""
+    odd = replace(owed("https://127.0.0.1/"), type="batch.completed")
+    failed = await send("", odd)
+    assert str(failed.error).startswith("KeyError")
+    assert not failed.final
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "x" * 300])
+async def test_a_host_that_nobody_can_look_up(host: str) -> None:
+    """It is given up at once, with its reason: it would be tried for ever."""
+    given_up = await send(f"https://{host}/")
+    assert "no name that can be looked up" in str(given_up.error)
+    assert given_up.final
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import logging
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from colony.models import from_ms
 from colony.settings import Settings
 from colony.store.deliveries import Owed
 from colony.urls import Address, Destinations
+
+log = logging.getLogger("colony.courier")
 
 MOST_RETRY_AFTER = timedelta(days=1)
 
@@ -89,10 +92,15 @@ class Sender:
             return Outcome(f"no answer within {self._timeout:g} s")
         except Refused as error:
             return Outcome(str(error), final=True)
+        except UnicodeError as error:  # labels of a host that are too long, or empty
+            return Outcome(f"its host is no name that can be looked up: {error}"[:300], final=True)
         except (CredentialError, ConfigurationError) as error:
             return Outcome(str(error))
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             return Outcome(f"{type(error).__name__}: {error}"[:300])
+        except Exception as error:  # an attempt that failed, or it would be made again for ever
+            log.exception("webhook %s cannot be sent", owed.id)
+            return Outcome(f"{type(error).__name__}: the log of the node says more")
 
     async def _post(self, owed: Owed) -> httpx2.Response:
         url = httpx2.URL(owed.to.url or "")
