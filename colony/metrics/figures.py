@@ -15,7 +15,8 @@ STORE_UP: Final = (
 
 LEFT_OUT: Final = (
     "colony_figures_left_out",
-    "What there are more of than metrics tell: colonies, agents of a colony, counts of a colony.",
+    "What there are more of than metrics tell: colonies (also those that Redis' user may not read), agents "
+    "of a colony, counts of a colony.",
 )
 
 GAUGES: Final[Mapping[str, tuple[str, str]]] = {

@@ -18,7 +18,7 @@ from kombu.transport.redis import Channel
 from redis.exceptions import RedisError
 
 from colony.doorbell import intake_of, queue_of
-from colony.errors import StoreUnavailable
+from colony.errors import StoreDenied, StoreUnavailable
 from colony.metrics import figures
 from colony.store import Link, Store
 from colony.store.keys import COLONIES
@@ -76,10 +76,17 @@ class FleetReader:
         finally:
             await asyncio.gather(store.close(), queue.close())
         up = Family(*figures.STORE_UP, samples=[({}, 1)])
-        return [up, *_families_of(dict(zip(names, read, strict=False)), known=len(names))]
+        told = {name: of for name, of in zip(names, read, strict=False) if of is not None}
+        return [up, *_families_of(told, known=len(names))]
 
-    async def _figures_of(self, store: Store, queue: Link) -> Figures:
-        own = await store.figures(set_aside=self._colonies is not None)
+    async def _figures_of(self, store: Store, queue: Link) -> Figures | None:
+        """None for a colony that is not for this user of Redis, where it is one of all."""
+        try:
+            own = await store.figures(set_aside=self._colonies is not None)
+        except StoreDenied:
+            if self._colonies is not None:
+                raise
+            return None
         return {**own, **await _figures_of_queue(store.colony_id, queue)}
 
 

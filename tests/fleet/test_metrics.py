@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import urllib.error
 import urllib.request
@@ -29,7 +30,7 @@ from tests.fleet.receiver import SECRET, Answer, receiving
 from tests.fleet.test_health import free_port
 from tests.gateway.kit import Gateway
 from tests.proxy import Proxy
-from tests.secure_redis import secure_redis
+from tests.secure_redis import USERS, secure_redis
 from workers.agent.cost import cost_of
 from workers.node.context import NodeContext
 
@@ -341,3 +342,21 @@ async def test_each_role_may_read_what_it_tells(tmp_path: Path) -> None:
         assert entries == []
     assert told["node"] - told["gateway"] == {"colony_messages_set_aside"}
     assert {"colony_nodes", "colony_queue_messages", "colony_beat_leads"} <= told["gateway"]
+
+
+async def test_a_gateway_of_one_colony_tells_of_that_one(tmp_path: Path) -> None:
+    """Where users.acl keeps colonies apart, what is not for it hides nothing that is."""
+    [rules] = re.findall(r"^user gateway (.*)", USERS.read_text(), re.MULTILINE)
+    own = rules.replace("colony:{*}:", "colony:{mine}:").replace("colony.*", "colony.mine*")
+    with secure_redis(tmp_path, users=True) as redis:
+        link = Link(redis.url("node"), patience=None)
+        for name in ("mine", "others"):
+            await Store(link, name).register({"version": "1"})
+        await link.close()
+        with Redis.from_url(redis.url("admin")) as admin:
+            admin.execute_command("ACL", "SETUSER", "gateway", *own.split())
+        url = redis.url("gateway")
+        families = {f.name: f.samples for f in await FleetReader(url, url).families()}
+    assert families["colony_store_up"] == [({}, 1)]
+    assert families["colony_nodes"] == [({"colony": "mine"}, 0)]
+    assert ({"what": "colonies"}, 1) in families["colony_figures_left_out"]
