@@ -156,7 +156,8 @@ class TriggerKeeping(StoreBase):
         return int(now), due
 
     async def pass_over(self, fire: Fire, why: str) -> bool:
-        """Note a fire that does not come to be; a timer is set forward. False: another was first."""
+        """Note a fire that does not come to be; a timer is set forward. False: another was first,
+        or the trigger was removed."""
         return bool(await self.run("pass_over", fire.to_json(), why) == "ok")
 
     async def trigger_spec(self, trigger_id: str) -> str | None:

@@ -29,7 +29,7 @@ from colony.settings import Settings
 from colony.spawning import Spawner
 from colony.store import Store
 from colony.store.scripts import Script
-from colony.store.triggers import DueTimer
+from colony.store.triggers import DueTimer, Fire
 from colony.tasks import Limits
 from colony.testing import wait_until
 from colony.testing_model import ScriptedModel
@@ -575,6 +575,15 @@ async def test_an_unknown_trigger(store: Store) -> None:
     await store.remove_trigger("t")
     assert await firing_of(store).fire_timer(due, now) == []
     assert await store.newest(None, 10) == []
+
+
+async def test_what_was_removed_leaves_nothing(store: Store) -> None:
+    """Nor does one who still looked at an event for it, and refuses that now, begin a history anew."""
+    await put(store, manual())
+    await store.remove_trigger("m")
+    assert not await store.pass_over(Fire("m", "event"), "refused: a loop")
+    of_it = (store.keys("trigger", "m"), store.keys("fires", "m"))
+    assert await store.link.call("EXISTS", *of_it) == 0
 
 
 async def test_a_ringer_that_dies_leaves_the_timer_to_the_next(store: Store) -> None:
