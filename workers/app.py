@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from celery import Celery, signals
+from celery.apps import worker as program
 
 from colony import logs, tracing
 from colony.definition import load_colony
@@ -81,10 +82,16 @@ def _log_by(app: Celery, settings: Settings) -> None:
         logs.configure(settings.log_format, loglevel or "INFO", logfile=logfile)
         if sys.stdout is sys.__stdout__:
             app.log.redirect_stdouts("WARNING")
+        if settings.log_format == "json":
+            program.safe_say = _say_nothing
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).addFilter(_is_no_mere_tick)
 
     signals.setup_logging.connect(set_up, weak=False)
+
+
+def _say_nothing(*_: object) -> None:
+    """Celery's words at a signal go round every log, and are no JSON."""
 
 
 def _is_no_mere_tick(record: logging.LogRecord) -> bool:

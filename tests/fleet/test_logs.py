@@ -52,6 +52,10 @@ async def test_every_line_is_json_with_its_fields(tmp_path: Path) -> None:
             await wait_until(lambda: "Sending due task" in beat.log.read_text(), what="a tick")
             assert all(line["colony"] == "logging" for line in lines(beat.log))
             await asyncio.to_thread(gateway.wait_ready)
+            for one in (beat, fleet.nodes[1]):
+                one.terminate()
+                assert await asyncio.to_thread(one.wait) == 0
+                assert lines(one.log), "also of its end"
         finally:
             gateway.terminate()
         assert {line["logger"] for line in lines(gateway.log)} >= {"uvicorn.error"}
