@@ -73,6 +73,10 @@ class FlowerSettings(BaseSettings):
                 "COLONY_FLOWER_BASIC_AUTH and its file: expected user:password, several with commas "
                 "between (in the file one in a line); found one without a user or a password"
             )
+        if not all(one.isascii() for one in found):
+            raise ConfigurationError(
+                "COLONY_FLOWER_BASIC_AUTH and its file: expected ASCII alone; Flower answers others with an error"
+            )
         return found
 
     def who_may_look(self, host: str, otherwise: list[str], *, oauth: bool = False) -> list[str]:
