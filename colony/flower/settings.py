@@ -75,7 +75,7 @@ class FlowerSettings(BaseSettings):
             )
         if not all(one.isascii() for one in found):
             raise ConfigurationError(
-                "COLONY_FLOWER_BASIC_AUTH and its file: expected ASCII alone; Flower answers others with an error"
+                "COLONY_FLOWER_BASIC_AUTH and its file: expected ASCII alone; Flower can compare nothing else"
             )
         return found
 
