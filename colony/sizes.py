@@ -59,13 +59,18 @@ def utf8(name: str, text: str) -> bytes:
 
 
 def check_spec(what: str, spec: BaseModel, error: type[ColonyError]) -> None:
-    """Raises `error` for a trigger or subscription that is no Unicode text, or beyond `MAX_SPEC_BYTES`."""
+    """Raises `error` for a trigger or subscription that JSON cannot carry, or beyond `MAX_SPEC_BYTES`."""
     try:
-        size = len(spec.model_dump_json())
+        text = spec.model_dump_json()
     except ValueError as no_text:
         raise error(f"{what}: expected Unicode text in all its fields: {no_text}") from no_text
-    if size > MAX_SPEC_BYTES:
+    if (size := len(text.encode())) > MAX_SPEC_BYTES:
         raise error(f"{what} has {size} bytes as JSON, at most {MAX_SPEC_BYTES} are kept")
+    if type(spec).model_validate_json(text) != spec:
+        raise error(
+            f"{what}: expected JSON in all its fields: what JSON has no word for, such as NaN, would be kept "
+            "as something else"
+        )
 
 
 def storable(text: str) -> str:

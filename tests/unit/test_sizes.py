@@ -200,3 +200,26 @@ async def test_verbs_check_before_they_write() -> None:
     )
     with pytest.raises(InvalidSubscription, match=f"at most {MAX_SPEC_BYTES} are kept"):
         await runtime.put_subscription(subscription)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("\u20ac" * (MAX_SPEC_BYTES // 2), f"at most {MAX_SPEC_BYTES} are kept"),
+        ("\ud800", "expected Unicode text"),
+        (float("nan"), "expected JSON"),
+        ([{"deep": float("inf")}], "expected JSON"),
+    ],
+    ids=["bytes, not characters", "half a character", "NaN", "Infinity"],
+)
+async def test_what_is_kept_is_read_as_it_was_given(what: Any, says: str) -> None:
+    """A trigger or subscription that JSON would carry as something else, or that is too large, is refused."""
+    runtime = ColonyRuntime("any", settings=Settings(redis_url="redis://127.0.0.1:1/0"))
+    trigger = TriggerSpec(id="t", trigger_type=TriggerType.MANUAL, task="fetch", data={"a": what})
+    with pytest.raises(InvalidTrigger, match=says):
+        await runtime.put_trigger(trigger)
+    subscription = Subscription(
+        id="s", url="https://example.org/", secret="env:COLONY_S", where={"data.a": what}
+    )
+    with pytest.raises(InvalidSubscription, match=says):
+        await runtime.put_subscription(subscription)
