@@ -26,7 +26,7 @@ from colony.errors import ColonyError, StoreUnavailable
 from colony.gateway.colonies import Colonies
 from colony.gateway.problems import Refused, status_of
 from colony.gateway.settings import GatewaySettings
-from colony.tokens import Scope, token_holder
+from colony.tokens import Scope, is_alive, token_holder
 from colony.urls import is_loopback
 
 SCHEME = "token"
@@ -71,6 +71,12 @@ class Doorkeeper:
                 },
             )
         return holder.token_id
+
+    async def see_again(self, request: Request) -> None:
+        """After a wait: the token that asked may have ended meanwhile. Raises `Refused`."""
+        colony_id, caller = str(request.path_params["colony"]), request.state.caller
+        if caller is not None and not await is_alive(self.colonies.store(colony_id), caller):
+            raise _unauthorized("this token was revoked, or has expired", "invalid_token")
 
     async def admit_hook(self, colony_id: str, trigger_id: str) -> None:
         """For a webhook that is rightly signed: whoever cannot sign uses up nobody's share. Raises `Refused`

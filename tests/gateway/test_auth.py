@@ -118,6 +118,21 @@ async def test_a_revoked_token_is_refused_at_once(api: Api) -> None:
     problem(await api.ask("GET", "/stats", token=made.token), 401)
 
 
+async def test_a_token_that_is_revoked_in_a_wait_gets_no_answer(api: Api) -> None:
+    """Neither the report that came after, nor that there is none; another's wait goes on."""
+    [worker_id] = await api.runtime.spawn("sleep")
+    path = f"/workers/{worker_id}/report?wait=4"
+    made = await api.runtime.create_token("brief", ["read"])
+    waiting = asyncio.ensure_future(api.ask("GET", path, token=made.token))
+    another = asyncio.ensure_future(api.json("GET", path))
+    await asyncio.sleep(1)  # longer than a request without a wait takes
+    assert not waiting.done()
+    await api.runtime.revoke_token(made.token_id)
+    await api.runtime.stop_worker(worker_id)
+    assert "revoked" in problem(await waiting, 401)["detail"]
+    assert (await another)["status"] == "stopped"
+
+
 async def test_a_token_expires_by_the_clock_of_redis(api: Api) -> None:
     """It is good until its end, and then it is not."""
     made = await api.runtime.create_token("brief", ["read"], expires_in=timedelta(seconds=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from colony.deliveries import why_not_named
 from colony.gateway import examples
 from colony.gateway.auth import GuardedRoute
 from colony.gateway.colonies import Open
+from colony.gateway.feed import TOKENS_EVERY_SECONDS
 from colony.gateway.models import NAMES, Running, SpawnOptions, Stop
 from colony.gateway.problems import Refused
 from colony.gateway.settings import GatewaySettings
@@ -154,11 +156,15 @@ def options_of(body: SpawnOptions, runtime: ColonyRuntime) -> dict[str, Any]:
 
 
 async def unless_ending(request: Request, answer: Coroutine[Any, Any, T]) -> T | None:
-    """What is waited for; None as soon as the gateway is told to end."""
+    """What is waited for; None as soon as the gateway is told to end. Raises `Refused` where the token of who
+    asks has ended in a wait of more than a moment."""
+    began = time.monotonic()
     waiting = asyncio.ensure_future(answer)
     ending = asyncio.ensure_future(request.app.state.ending.wait())
     try:
         await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
+        if time.monotonic() - began > TOKENS_EVERY_SECONDS:
+            await request.app.state.doorkeeper.see_again(request)
         return waiting.result() if waiting.done() else None
     finally:
         for task in (waiting, ending):
