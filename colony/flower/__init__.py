@@ -3,6 +3,7 @@
 ==========  =====================================================================================
 app         the Celery application that Flower runs with: the broker of one colony, no tasks
 control     what it asks of nodes, given up soon: it ends also while the broker is away
+hearing     what nodes tell, heard again soon after the broker was away
 settings    COLONY_FLOWER_…: where it listens, who may look, whether they may also stop
 screen      what a task looks like: a column for the colony's own state, the runtime of the agent
 config      the configuration that Flower reads (``--conf``); refuses what would let anybody in

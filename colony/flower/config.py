@@ -14,7 +14,7 @@ from tornado.ioloop import IOLoop
 from tornado.options import options
 
 from colony.errors import ConfigurationError
-from colony.flower import screen
+from colony.flower import hearing, screen
 from colony.flower.settings import FlowerSettings
 from colony.health import LoopHealth
 from colony.systemd import Notifier
@@ -62,6 +62,7 @@ url_prefix = _chosen.url_prefix
 tasks_columns = screen.COLUMNS
 format_task = screen.format_task
 screen.install()
+hearing.install()
 
 
 def _tell_systemd() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import shelve
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from colony.errors import StoreUnavailable
 from colony.models import ReportStatus, WorkerState
 from colony.redis_server import EmbeddedRedis
 from colony.testing import Fleet, wait_until
@@ -249,3 +251,23 @@ async def test_it_ends_and_keeps_what_it_knows_while_redis_is_away(tmp_path: Pat
             process.wait()
     with shelve.open(str(kept), "r") as found:
         assert set(found) == {"events", "counter"}
+
+
+async def test_it_shows_again_what_happens_after_redis_was_away(tmp_path: Path) -> None:
+    """For longer than Flower's own pause, which doubles each time, would let it come back soon."""
+    with EmbeddedRedis(tmp_path / "redis", port=free_port()) as redis:
+        async with Fleet(TREES, redis_url=redis.url) as fleet:
+            with flower(fleet, tmp_path) as shown:
+                await shown.until_it_knows(1)
+                redis.stop()
+                failed = "Failed to capture events"
+                await wait_until(lambda: shown.log.read_text().count(failed) >= 5, 60, what=failed)
+                redis.start()
+
+                async def accepted() -> list[str]:
+                    with suppress(StoreUnavailable):
+                        return await fleet.runtime.spawn("fetch")
+                    return []
+
+                [worker] = await wait_until(accepted, 15, what="Redis is back")
+                await shown.until(worker, state="SUCCESS", colony="COMPLETED")
