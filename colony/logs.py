@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import sys
+import time
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -33,6 +35,7 @@ if INSTALLED:
 LogFormat = Literal["text", "json"]
 
 TEXT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+SELDOM_SECONDS: Final = 30.0
 STRUCK: Final = "********"
 BEGINS: Final = r"(?:(?<=\b{0})|(?<=\\[bfnrt]{0}))"
 """Behind a mark that begins a word, also after a line break as JSON and `repr` write it, `n` and all."""
@@ -77,6 +80,20 @@ class _Bound:
 
     def __exit__(self, *_: object) -> None:
         structlog.contextvars.reset_contextvars(**self._tokens)
+
+
+class Seldom:
+    """Warns of what holds up many things, and lasts: at most once in `SELDOM_SECONDS`."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._warned_at = -math.inf
+
+    def warn(self, text: str, *args: object) -> None:
+        """Warn, unless it has just been done."""
+        if time.monotonic() - self._warned_at >= SELDOM_SECONDS:
+            self._warned_at = time.monotonic()
+            self._log.warning(text, *args)
 
 
 def scrubbed(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -82,11 +82,12 @@ class PlannedTimer:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """Fires the triggers of one colony."""
+    """Fires the triggers of one colony. `refusals`: why timers that it was to fire stay due."""
 
     spawner: Spawner
     entrance: Entrance
     stop_grace: timedelta
+    refusals: list[SpawnRefused] = field(default_factory=list)
 
     async def fire(self, spec: TriggerSpec, occasion: Occasion) -> Fired:
         """One worker, and its doorbell rung; the one of the first answer for the same key.
@@ -105,7 +106,8 @@ class Firing:
     async def fire_timer(self, due: DueTimer, now: int) -> list[Ring]:
         """What is to be fired of a timer that is due, in order; returns whom to ring for.
 
-        What came to nothing stands in the trigger's history. Raises `StoreUnavailable`: it stays due.
+        What came to nothing stands in the trigger's history; one that the colony does not take now (paused,
+        full) stays due, and that is in `refusals`. Raises `StoreUnavailable`: it stays due.
         """
         planned = await self.plan_timer(due, now)
         return [] if planned is None else await self.fire_planned(planned)
@@ -186,7 +188,7 @@ class Firing:
         except StoreUnavailable:
             raise  # the slot stays due: passing it over now, if Redis is there again, would lose it
         except SpawnRefused as error:
-            log.warning("timer %s stays due: %s", spec.id, error)
+            self.refusals.append(error)
             return []
         except ColonyError as error:
             log.error("timer %s did not fire: %s", spec.id, error)

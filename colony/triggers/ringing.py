@@ -8,11 +8,13 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from colony.bell import Bell
+from colony.logs import Seldom
 from colony.store import Ring, Store
 from colony.store.triggers import DueTimer
 from colony.triggers.firing import Firing
 
 log = logging.getLogger("colony.triggers")
+stay_due = Seldom(log)
 
 PAGE = 100
 """Timers of one look: fired together, and rung for together."""
@@ -25,8 +27,8 @@ async def ring_timers(
     made: Callable[[], Awaitable[Firing]],
     bell: Bell,
 ) -> int:
-    """Fire the timers that are due and nobody else rings for; returns how many there were. `made` is
-    asked only where there are some."""
+    """Fire the timers that are due and nobody else rings for, unless the colony takes nothing now; returns
+    how many were tried. `made` is asked only where there are some."""
     rung, turn = 0, asyncio.Lock()
     for _ in range(MOST_PAGES):
         now, due = await store.due_timers(PAGE)
@@ -36,6 +38,9 @@ async def ring_timers(
         found = await asyncio.gather(*(_fire(firing, timer, now, turn) for timer in due))
         await bell.ring([r for each in found for r in each])
         rung += len(due)
+        if firing.refusals:  # it would refuse the others, too
+            stay_due.warn("timers stay due: %s", firing.refusals[0])
+            break
     return rung
 
 

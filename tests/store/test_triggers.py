@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from colony.errors import (
     UnknownTrigger,
 )
 from colony.intake import Entrance
+from colony.logs import Seldom
 from colony.models import ReportStatus, TriggerInfo, WorkerState
 from colony.settings import Settings
 from colony.spawning import Spawner
@@ -35,9 +37,10 @@ from colony.testing import wait_until
 from colony.testing_model import ScriptedModel
 from colony.triggers import TriggerSpec
 from colony.triggers import firing as firing_module
+from colony.triggers import ringing as ringing_module
 from colony.triggers.firing import Firing, Occasion
 from colony.triggers.keeping import declare, put
-from colony.triggers.ringing import ring_timers
+from colony.triggers.ringing import PAGE, ring_timers
 from colony.triggers.schedule import Plan, Schedule, plan
 from tests.store.fixtures import OpenColony
 from tests.store.kit import SOON, accepted, claim, success
@@ -485,6 +488,26 @@ async def test_a_closed_intake_keeps_a_timer_due(store: Store) -> None:
     await store.link.call("DEL", store.keys("ringing"))
     assert await ring(store) == 1
     assert (await info(store, "t")).fired == 1
+
+
+async def test_a_closed_intake_is_asked_for_a_few_of_many_timers(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A look that is refused one tries no others, and is told once; when it is open again all fire."""
+    await asyncio.gather(*(put(store, timer(f"t{i}")) for i in range(PAGE + 50)))
+    for trigger in await store.triggers():
+        await late_by(store, trigger.trigger_id, 100)
+    await store.set_intake(paused=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ringing_module, "stay_due", Seldom(logging.getLogger("colony.triggers")))
+        assert [await ring(store) for _ in range(3)] == [PAGE, 50, 0]
+    told = [each.message for each in caplog.records if "stay due" in each.message]
+    assert len(told) == 1
+    assert "paused" in told[0]
+    await store.set_intake(paused=False)
+    await store.link.call("DEL", store.keys("ringing"))
+    assert await ring(store) == PAGE + 50
+    assert {each.fired for each in await store.triggers()} == {1}
 
 
 async def test_a_path_is_taken_once(store: Store) -> None:

@@ -20,6 +20,7 @@ from colony.errors import (
     UnknownTrigger,
     UnreadableTrigger,
 )
+from colony.logs import Seldom
 from colony.models import Event, EventType
 from colony.store import Store
 from colony.store.triggers import Fire
@@ -29,6 +30,7 @@ from colony.triggers.spec import TriggerSpec
 from workers.node.following import PAGES, Page, just_before, read_page, wants
 
 log = logging.getLogger("colony.triggers")
+waits = Seldom(log)
 
 REMEMBER = timedelta(days=1)
 LONGEST_CAUSE = 16
@@ -98,7 +100,7 @@ async def _fire(firing: Firing, spec: TriggerSpec, source: Store, event: Event) 
     except (TriggerBusy, TriggerPaused, UnknownTrigger):
         return True
     except (SpawnRefused, StoreUnavailable) as error:
-        log.warning("trigger %s waits with event %s: %s", spec.id, event.id, error)
+        waits.warn("trigger %s waits with event %s: %s", spec.id, event.id, error)
         return False
     except ColonyError as error:
         await store.pass_over(Fire(spec.id, "event"), f"refused: {error}"[:500])
