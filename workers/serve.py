@@ -26,6 +26,8 @@ from workers.agent.model import resolve_model
 from workers.app import make_app
 from workers.node.drain import EXIT_DRAINED
 
+log = logging.getLogger("colony.supervisor")
+
 LOOK_EVERY_SECONDS = 0.2
 BEGIN_AGAIN_AFTER_SECONDS = 3.0
 POOLS = ("asyncio", "threads", "prefork", "solo")
@@ -124,7 +126,8 @@ class Supervisor:
         for index, node in enumerate(self._nodes):
             code = node.poll()
             if code not in (None, EXIT_DRAINED) and self._may_begin(index) and not self._told:
-                sys.stderr.write(f"colony: node process {node.pid} ended, another is started\n")
+                told = "node process %d ended with exit code %s, another is started"
+                log.warning(told, node.pid, code)
                 self._nodes[index] = self._begin(index)
 
     def _begin(self, index: int) -> subprocess.Popen[bytes]:
@@ -181,6 +184,7 @@ def main(argv: list[str]) -> int:
         command += ["--loglevel", options.loglevel, "--supervised"]
         if options.concurrency is not None:
             command += ["--concurrency", str(options.concurrency)]
+        logs.configure(settings.log_format, options.loglevel.upper())
         return Supervisor(command, options.processes).run()
     return serve(
         settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -162,9 +163,11 @@ def test_plain_celery_serves_a_definition(redis_url: str, tmp_path: Path) -> Non
 
 
 def test_a_supervisor_keeps_its_nodes_and_ends_them(redis_url: str, tmp_path: Path) -> None:
-    """--processes 2 starts two nodes, restarts one that is killed, and ends both on SIGTERM."""
+    """--processes 2 starts two nodes, restarts one that is killed, and ends both on SIGTERM. It logs as they
+    do, with what an operator looks for: the exit code."""
     command = [sys.executable, "-m", "workers", BASIC, "--processes", "2", "--concurrency", "5"]
-    supervisor = Node(command, environment(redis_url), None, tmp_path / "log")
+    env = {**environment(redis_url), "COLONY_LOG_FORMAT": "json"}
+    supervisor = Node(command, env, None, tmp_path / "log")
     try:
         with ColonyClient("basic", redis_url=redis_url) as client:
             first, second = wait_for(lambda: two_live(client), "two nodes")
@@ -183,5 +186,8 @@ def test_a_supervisor_keeps_its_nodes_and_ends_them(redis_url: str, tmp_path: Pa
             assert supervisor.wait() == 0
             assert [n for n in client.list_nodes() if n.lease_seconds > 0] == []
         assert not any(Path(f"/proc/{node.pid}").exists() for node in (third, fourth))
+        told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        ended = f"node process {first.pid} ended with exit code -9, another is started"
+        assert [line["level"] for line in told if line["event"] == ended] == ["warning"]
     finally:
         end(supervisor)
