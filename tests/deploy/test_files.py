@@ -199,6 +199,17 @@ def test_each_user_of_redis_has_a_password_everywhere() -> None:
     assert set(passwords["stringData"]) == wanted
 
 
+def test_secrets_of_kubernetes_are_made_in_a_namespace_that_is() -> None:
+    """They come before everything else is applied: the example makes it first, and then each of them."""
+    example = DEPLOY / "kubernetes" / "secrets.example.yaml"
+    said = re.findall(r"^#     (kubectl .*)$", example.read_text(), re.MULTILINE)
+    assert said[0] == "kubectl apply -f deploy/kubernetes/namespace.yaml"
+    [namespace] = documents(DEPLOY / "kubernetes" / "namespace.yaml")
+    start = f"kubectl -n {namespace['metadata']['name']} create secret generic "
+    made = [line.removeprefix(start).split()[0] for line in said[1:]]
+    assert made == [secret["metadata"]["name"] for secret in documents(example)]
+
+
 def test_what_is_mounted_is_there() -> None:
     """Every file or folder of the repository that compose mounts or includes."""
     for service in services().values():
