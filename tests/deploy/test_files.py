@@ -409,6 +409,19 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_the_readme_names_each_credential_of_the_units() -> None:
+    """Without one of them systemd does not start its unit. `secrets.sh` makes all of them."""
+    loaded = [c for path in UNITS.glob("*.service") for c in unit(path.name)["LoadCredential"]]
+    sources = {line.partition(":")[2] for line in loaded}
+    [paragraph] = re.findall(
+        r"^\*\*systemd\*\*:.*?```", (DEPLOY / "README.md").read_text(), re.M | re.S
+    )
+    others = {s for s in sources if not re.fullmatch(r"/etc/colony/\w+_redis_url", s)}
+    assert "`/etc/colony/*_redis_url`" in paragraph
+    assert others == {"/etc/colony/flower_basic_auth"}
+    assert "`flower_basic_auth`" in paragraph
+
+
 def test_what_is_enabled_starts_with_the_machine(tmp_path: Path) -> None:
     """By the README's commands, also when one of the units is disabled again."""
     program = checker("systemctl", "apt-get install systemd")
