@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
-from celery import Celery, chord
+from celery import Celery, chain, chord, group
 from celery.exceptions import TaskRevokedError
 from redis import Redis
 
@@ -234,6 +234,23 @@ async def test_a_chain_hands_its_result_to_ours(
     ]
     sent = await answer((steps[0] | steps[1] | steps[2]).apply_async)
     result = await answer(sent.get, timeout=15)
+    await reports_of(running, result["worker_ids"])
+
+
+async def test_a_chain_goes_on_to_a_chord(running: Fleet, client: Celery, clerk: None) -> None:
+    """What Celery's own clients write of groups and chords is taken as it is."""
+    first = client.signature(SPAWN, args=["fetch"], queue=INTAKE)
+    word = client.signature("shop.word", queue="shop")
+    gather = client.signature("shop.gather", queue="shop")
+    sent = await answer((first | group([word, word], app=client) | gather).apply_async)
+    one, other = await answer(sent.get, timeout=15)
+    assert one == other
+    assert await answer(sent.parent.get, timeout=15) == [one, one]
+    assert await answer(sent.parent.parent.get, timeout=15) == one
+    await reports_of(running, one["worker_ids"])
+    linked = first.clone()
+    linked.link(chain(word, group([word, word], app=client), app=client))
+    result = await answer(lambda: linked.apply_async().get(timeout=15))
     await reports_of(running, result["worker_ids"])
 
 

@@ -138,9 +138,9 @@ def _whole(signature: Any) -> dict[str, Any]:
         if not isinstance(made[field], kind):
             raise TypeError(f"{field}: {kind.__name__}")
     if made.setdefault("subtask_type", None) is not None:
-        for part in PARTS & made["kwargs"].keys():
-            of = made["kwargs"][part]
-            made["kwargs"] |= {part: [*map(_whole, of)] if isinstance(of, list) else _whole(of)}
+        for part, of in made["kwargs"].items():
+            if part in PARTS and of is not None:  # a chord may have no body yet
+                made["kwargs"][part] = [*map(_whole, of)] if isinstance(of, list) else _whole(of)
         Signature.from_dict(copy.deepcopy(made))
     return made
 
