@@ -188,6 +188,13 @@ def test_what_nodes_leave_on_disk_outlives_them() -> None:
     assert f"COLONY_STATE_DIR=%S/{kept}" in declared["Environment"]
 
 
+def test_every_setting_can_be_changed_where_we_deploy() -> None:
+    """The runbook says to raise some: in one file for all roles, which need not be there."""
+    file = {"path": "deploy/colony.env", "required": False}
+    assert [name for name in OURS if file not in services()[name].get("env_file", [])] == []
+    assert "`deploy/colony.env`" in (DEPLOY / "README.md").read_text()
+
+
 def test_each_user_of_redis_has_a_password_everywhere() -> None:
     """In compose, for the server that reads them; in the example of Kubernetes' secrets."""
     wanted = {f"redis_{user}_password" for user in redis_users()}
