@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 
 from starlette.responses import StreamingResponse
@@ -63,13 +63,19 @@ def _position(at: Position) -> str:
 
 
 class EventStream(StreamingResponse):
-    """A stream whose client must take what it is sent, or is disconnected."""
+    """A stream whose client must take what it is sent, or is disconnected. `leave` is called at its end."""
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, content: AsyncGenerator[bytes, None], send_timeout: timedelta) -> None:
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes, None],
+        send_timeout: timedelta,
+        leave: Callable[[], None],
+    ) -> None:
         super().__init__(content, headers={"X-Accel-Buffering": "no"})
         self._content = content
+        self._leave = leave
         self._send_timeout = send_timeout.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,4 +88,5 @@ class EventStream(StreamingResponse):
         except TimeoutError:
             log.info("a reader of events took nothing for %g s: disconnected", self._send_timeout)
         finally:
+            self._leave()
             await self._content.aclose()

@@ -268,6 +268,22 @@ async def test_one_subscription_for_all_readers(lonely: Api) -> None:
     await wait_until(room, what="there is room again")
 
 
+async def test_more_streams_than_there_may_be_at_once(lonely: Api) -> None:
+    """Forty that come in the same moment: twenty are let in, as one after the other."""
+    listeners = [await listener_of(lonely, "") for _ in range(40)]
+    tasks = [asyncio.ensure_future(each.listen()) for each in listeners]
+
+    def answered() -> bool:
+        return all(t.done() or each.comments for t, each in zip(tasks, listeners, strict=True))
+
+    await wait_until(answered, what="all are answered")
+    refused = [task.result() for task in tasks if task.done()]
+    assert refused == [503] * 20
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_a_redis_that_restarts_is_no_end(tmp_path: Path) -> None:
     """While Redis is away streams stay, and go on without a repeat or a silent gap."""
     with EmbeddedRedis(tmp_path / "redis") as server:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Annotated
 
@@ -61,11 +61,9 @@ async def follow_events(
             retry_after=5,
         )
     reader = Reader(opened.feed.store, Filter.of(type, stream, worker))
-    await reader.start(last_event_id or after)
-
-    async def events() -> AsyncGenerator[bytes, None]:
-        with opened.feed.inbox(caller) as inbox:
-            async for text in sse.stream(reader, inbox, settings.heartbeat):
-                yield text
-
-    return sse.EventStream(events(), settings.send_timeout)
+    with ExitStack() as stack:  # its place is taken before anything is waited for
+        inbox = stack.enter_context(opened.feed.inbox(caller))
+        await reader.start(last_event_id or after)
+        leave = stack.pop_all().close
+    content = sse.stream(reader, inbox, settings.heartbeat)
+    return sse.EventStream(content, settings.send_timeout, leave)
