@@ -3,8 +3,9 @@
 #
 #     deploy/secrets.sh [REDIS_HOST:PORT [rediss]]
 #
-# What is there already is kept, so that it can be run again. The directory is for its owner alone; the files
-# in it can be read by all, because the containers that they are mounted in run as users of their own.
+# What is there already is kept, so that it can be run again; where a host is named, URLs are made anew. The
+# directory is for its owner alone; the files in it can be read by all, because the containers that they are mounted in
+# run as users of their own.
 set -eu
 
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -29,6 +30,7 @@ while read -r word name rules; do
     default\ * | *\ nopass\ *) continue ;;
     esac
     keep "redis_${name}_password" "$(random)"
+    [ $# = 0 ] || rm -f "$OUT/${name}_redis_url"
     keep "${name}_redis_url" "$SCHEME://$name:$(cat "$OUT/redis_${name}_password")@$REDIS/0"
 done <"$HERE/redis/users.acl"
 keep flower_basic_auth "operator:$(random)"

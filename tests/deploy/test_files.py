@@ -217,6 +217,26 @@ def test_secrets_of_kubernetes_are_made_in_a_namespace_that_is() -> None:
     assert made == [secret["metadata"]["name"] for secret in documents(example)]
 
 
+def test_secrets_are_kept_and_urls_follow_the_host(tmp_path: Path) -> None:
+    """Run again: the same. Run for a Redis elsewhere: the same passwords, and its URLs."""
+
+    def made(*arguments: str) -> dict[str, str]:
+        done = run(str(DEPLOY / "secrets.sh"), *arguments, OUT=str(tmp_path))
+        assert done.returncode == 0, done.stdout
+        return {file.name: file.read_text().strip() for file in tmp_path.iterdir()}
+
+    first = made()
+    assert made() == first
+    assert first["node_redis_url"].endswith("@redis:6379/0")
+    moved = made("redis.example.com:6380", "rediss")
+    password = first["redis_node_password"]
+    assert moved["node_redis_url"] == f"rediss://node:{password}@redis.example.com:6380/0"
+    assert {name for name in first if first[name] != moved[name]} == {
+        f"{user}_redis_url" for user in redis_users()
+    }
+    assert made() == moved
+
+
 def test_what_is_mounted_is_there() -> None:
     """Every file or folder of the repository that compose mounts or includes."""
     for service in services().values():
