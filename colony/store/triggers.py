@@ -87,9 +87,11 @@ class TriggerKeeping(StoreBase):
         times: Times | None = None,
         declared: str = "",
         watched: tuple[str, str] = ("", ""),
+        gives_way: tuple[str, str] = ("", ""),
     ) -> Sequence[str]:
-        """Keep a trigger; `watched`: the colony whose events fire it, and the latest of them. The answers are
-        those of ``lua/put_trigger.lua``."""
+        """Keep a trigger; `watched`: the colony whose events fire it, and the latest of them; `gives_way`:
+        another that is put next, without this route, and the digest of its declaration then. The answers
+        are those of ``lua/put_trigger.lua``."""
         reply = await self.run(
             "put_trigger",
             trigger_id,
@@ -103,6 +105,7 @@ class TriggerKeeping(StoreBase):
             MAX_TRIGGERS,
             *watched,
             *((times and times.at_once) or ("", "")),
+            *gives_way,
         )
         return [str(word) for word in reply]
 

@@ -17,26 +17,44 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
     `declared`: it is the definition's; the same declaration is put once, so what an operator changes stands
     until the definition says something else.
     """
+    _check(store, spec, await _put(store, spec, declared=declared))
+
+
+async def _put(
+    store: Store, spec: TriggerSpec, *, declared: bool, gives_way: TriggerSpec | None = None
+) -> Sequence[str]:
     if spec.timer is not None:
         spec.timer.check()
-    text = spec.model_dump_json()
-    reply = await store.put_trigger(
+    return await store.put_trigger(
         spec.id,
-        text,
+        spec.model_dump_json(),
         kind=spec.trigger_type.value,
         most=spec.max_concurrent,
         policy=spec.concurrency_policy,
-        route=spec.webhook.path if spec.webhook else "",
+        route=_path(spec),
         times=None
         if spec.timer is None
         else _first_times(spec.id, spec.timer, await store.now_ms()),
-        declared=_digest(text) if declared else "",
+        declared=_digest(spec.model_dump_json()) if declared else "",
         watched=("", "") if spec.event is None else await _watched_from(store, spec.event),
+        gives_way=("", "")
+        if gives_way is None
+        else (gives_way.id, _digest(gives_way.model_dump_json())),
     )
+
+
+def _path(spec: TriggerSpec) -> str:
+    return spec.webhook.path if spec.webhook else ""
+
+
+def _check(store: Store, spec: TriggerSpec, reply: Sequence[str]) -> None:
+    """Raises for what the store has refused."""
     match reply:
         case ["route", owner]:
-            path = spec.webhook.path if spec.webhook else ""
-            raise InvalidTrigger(f"trigger_config.path: {path!r} is taken by trigger {owner!r}")
+            raise InvalidTrigger(
+                f"trigger_config.path: {_path(spec)!r} is taken by trigger {owner!r}: give {spec.id!r} "
+                "another, or remove that one"
+            )
         case ["too_many", have]:
             raise InvalidTrigger(f"the colony has {have} triggers already; remove some first")
         case ["unknown_colony"]:
@@ -46,13 +64,18 @@ async def put(store: Store, spec: TriggerSpec, *, declared: bool = False) -> Non
 
 
 async def declare(store: Store, specs: Sequence[TriggerSpec]) -> None:
-    """Make the definition's triggers known, and forget those that it does not declare any more."""
-    wanted = {spec.id for spec in specs}
+    """Make the definition's triggers known, and forget those that it does not declare any more. Those that
+    change their paths among each other give way."""
+    wanted = {spec.id: spec for spec in specs}
     for trigger_id in await store.declared_triggers():
         if trigger_id not in wanted:  # first: another may take its path
             await store.remove_trigger(trigger_id, undeclared=True)
     for spec in specs:
-        await put(store, spec, declared=True)
+        reply = await _put(store, spec, declared=True)
+        owner = wanted.get(reply[1]) if reply[0] == "route" else None
+        if owner is not None and _path(owner) != _path(spec):
+            reply = await _put(store, spec, declared=True, gives_way=owner)
+        _check(store, spec, reply)
 
 
 def watched(store: Store, config: EventConfig) -> Store:

@@ -574,6 +574,34 @@ async def test_a_declared_webhook_gets_another_id_and_keeps_its_path(store: Stor
     assert [each.trigger_id for each in await store.triggers()] == ["new"]
 
 
+async def test_declared_webhooks_change_their_paths_among_each_other(store: Store) -> None:
+    """Swapped, passed on, left for another type: each is as it is declared, and stays paused. What an
+    operator has changed since stands, and is in the way."""
+
+    def hook(trigger_id: str, path: str) -> TriggerSpec:
+        config = {"path": path, "secrets": ["env:A"]}
+        return TriggerSpec.of(
+            {"id": trigger_id, "trigger_type": "webhook", "task": "x", "trigger_config": config}
+        )
+
+    async def routes() -> list[str | None]:
+        return [await store.trigger_at(path) for path in ("/1", "/2", "/3")]
+
+    await declare(store, [hook("a", "/1"), hook("b", "/2")])
+    await store.pause_trigger("b")
+    await declare(store, [hook("a", "/2"), hook("b", "/1")])
+    assert await routes() == ["b", "a", None]
+    await declare(store, [hook("a", "/1"), hook("b", "/3")])
+    assert await routes() == ["a", None, "b"]
+    assert (await info(store, "b")).paused
+    await declare(store, [hook("c", "/1"), hook("b", "/3"), manual("a")])
+    assert await routes() == ["c", None, "b"]
+    await put(store, hook("b", "/2"))
+    with pytest.raises(InvalidTrigger, match="'/2' is taken by trigger 'b'"):
+        await declare(store, [hook("c", "/2"), hook("b", "/3"), manual("a")])
+    assert await routes() == ["c", "b", None]
+
+
 async def test_what_an_operator_does_with_a_declared_trigger_stands(store: Store) -> None:
     """Changed or removed, it stays so when nodes start again, until the declaration changes."""
     await declare(store, [manual("a"), manual("b")])

@@ -3,7 +3,8 @@
 --       8 next due ms, 9 next slot ms, 10 digest of its declaration, or '' when it was put by hand,
 --       11 how many triggers a colony may have, 12 the colony whose events it watches or '',
 --       13 the latest of those events, which it is not to fire upon,
---       14 due ms and 15 slot ms instead of 8 and 9 where it is a timer for the first time, or ''
+--       14 due ms and 15 slot ms instead of 8 and 9 where it is a timer for the first time, or '',
+--       16 a trigger that gives its route away, as its declaration is to be 17 next, or ''
 -- Returns: {'ok'}, {'unknown_colony'}, {'route', the trigger that has it}, {'too_many', have}
 local id = ARGV[1]
 if redis.call('HEXISTS', K.meta, 'id') == 0 then return {'unknown_colony'} end
@@ -14,7 +15,10 @@ local new = redis.call('HEXISTS', K.triggers, id) == 0
 if new and redis.call('HLEN', K.triggers) >= tonumber(ARGV[11]) then return {'too_many', redis.call('HLEN', K.triggers)} end
 if ARGV[6] ~= '' then
   local owner = redis.call('HGET', K.routes, ARGV[6])
-  if owner and owner ~= id then return {'route', owner} end
+  if owner and owner ~= id then
+    if owner ~= ARGV[16] or redis.call('HGET', K.declared, owner) == ARGV[17] then return {'route', owner} end
+    redis.call('HSET', K.trigger(owner), 'route', '')
+  end
 end
 local old = redis.call('HMGET', K.trigger(id), 'route', 'times', 'watched', 'cursor')
 if old[1] and old[1] ~= ARGV[6] then redis.call('HDEL', K.routes, old[1]) end
