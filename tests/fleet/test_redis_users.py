@@ -16,6 +16,7 @@ from colony import ColonyRuntime
 from colony.errors import StoreDenied, StoreUnavailable
 from colony.settings import Settings
 from colony.store.keys import OF_ONE, PLAIN
+from colony.testing import Fleet
 from tests.secure_redis import USERS, SecureRedis, secure_redis
 
 pytestmark = [pytest.mark.fleet]
@@ -58,10 +59,12 @@ ADMIN_ALONE = [
 
 @pytest.mark.parametrize("role", ROLES)
 def test_nobody_but_the_admin(server: SecureRedis, role: str) -> None:
-    """What can read, empty or reconfigure the whole server."""
+    """What can read, empty or reconfigure the whole server. 7.0 says first that DEBUG is nobody's."""
     for command in ADMIN_ALONE:
-        with Redis.from_url(server.url(role)) as redis, pytest.raises(NoPermissionError):
+        with Redis.from_url(server.url(role)) as redis, pytest.raises(ResponseError) as caught:
             print(command, redis.execute_command(*command))
+        if "DEBUG command not allowed" not in str(caught.value):
+            assert isinstance(caught.value, NoPermissionError), (command, caught.value)
 
 
 READ_TOKENS = ["HGETALL", f"{STORE}tokens"]
@@ -175,6 +178,36 @@ def test_the_tests_above_would_see_it(server: SecureRedis) -> None:
     for role, command in may:
         with Redis.from_url(server.url(role)) as redis:
             redis.execute_command(*command)
+
+
+APART = {
+    "colony:{*}:": "colony:{NAME}:",
+    "~colony.* ": "~colony.NAME ~colony.NAME[^-A-Za-z0-9_]* ",
+    "colony.*.": "colony.NAME.",
+}
+"""What users.acl says to write instead, where colonies are to be kept apart."""
+
+
+async def test_colonies_are_kept_apart(tmp_path: Path) -> None:
+    """By the rules as users.acl says to change them: all works, and another colony's keys are not touched."""
+    said = USERS.read_text()
+    with secure_redis(tmp_path, users=True) as server, Redis.from_url(server.url("admin")) as admin:
+        for role in ("node", "producer"):
+            [rules] = re.findall(rf"^user {role} (.*)", said, re.MULTILINE)
+            for general, own in APART.items():
+                assert own.strip() in said
+                rules = rules.replace(general, own.replace("NAME", "basic"))
+            admin.execute_command("ACL", "SETUSER", role, *rules.split())
+        url = server.url("producer")
+        async with Fleet("tests.definitions:basic", nodes=0, redis_url=url) as fleet:
+            await fleet.add_nodes(redis_url=server.url("node"))
+            batch = await fleet.runtime.spawn_batch(["echo", "echo"])
+            assert await fleet.runtime.wait_for_batch(batch.id, timeout=20)
+        told = [(e["username"], e["object"]) for e in admin.acl_log(100)]
+        assert [(user, what) for user, what in told if b"client" not in what] == []
+        for key in ("colony:{basic2}:meta", "colony.basic2", "colony.basic-2.intake"):
+            with Redis.from_url(server.url("node")) as node, pytest.raises(NoPermissionError):
+                node.delete(key)
 
 
 async def test_a_denial_names_user_and_command(server: SecureRedis) -> None:
