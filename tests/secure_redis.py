@@ -121,8 +121,11 @@ def secure_redis(
     passwords: dict[str, str] = {}
     options = ["--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--appendonly", "no"]
     if certificates is None:
-        program = str(newest_server().path)
+        server_program = newest_server()
+        program = str(server_program.path)
         options += ["--port", str(port)]
+        if server_program.version >= (7, 0, 0):
+            options += ["--enable-debug-command", "local"]  # the users must keep it from the roles
     else:
         program = _tls_program() or ""
         options += ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "yes"]
