@@ -150,6 +150,8 @@ class Firing:
         for slot, next_slot in zip(planned.fires, following, strict=True):
             fire = self._timer_fire(spec, slot, expected, next_slot, missed)
             rings += await self._fire_slot(spec, fire)
+            if self.refusals:
+                break  # the rest stays due, too
             expected, missed = fire.next_due or 0, 0
         return rings
 

@@ -490,6 +490,18 @@ async def test_a_closed_intake_keeps_a_timer_due(store: Store) -> None:
     assert (await info(store, "t")).fired == 1
 
 
+async def test_the_fleet_is_full_in_the_middle_of_what_is_made_good(store: Store) -> None:
+    """21 missed, 10 of them to be fired: 4 have room now, the others fire later; 11 are counted, once."""
+    await put(store, timer(config={"interval": 60, "misfire": "all", "max_catch_up": 10}))
+    await late_by(store, "t", 20 * 60_000 + 500)
+    for room, fired in ((4, 4), (1000, 10)):
+        await store.link.call("HSET", store.keys("meta"), "max_pending", room)
+        await store.link.call("DEL", store.keys("ringing"))
+        await ring(store)
+        seen = await info(store, "t")
+        assert (seen.fired, seen.missed) == (fired, 11)
+
+
 async def test_a_closed_intake_is_asked_for_a_few_of_many_timers(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
