@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from colony.errors import InvalidSubscription, UnknownDelivery, UnknownSubscription
 from colony.models import Delivery, OnComplete, Subscription, SubscriptionInfo
 from colony.operations import Operations, unknown_colony
-from colony.sizes import check_spec
+from colony.sizes import check_limit, check_spec
 
 MAX_SUBSCRIPTIONS = 100
 
@@ -103,6 +103,7 @@ class DeliveryVerbs(Operations):
 
     async def list_deliveries(self, *, dead: bool = False, limit: int = 100) -> list[Delivery]:
         """The webhooks that are owed, or those that were given up; newest first."""
+        check_limit(limit)
         return await self._store.deliveries(dead=dead, limit=limit)
 
     async def get_delivery(self, delivery_id: str) -> Delivery | None:

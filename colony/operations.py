@@ -42,7 +42,7 @@ from colony.models import (
 )
 from colony.pipeline.stage import Stage
 from colony.settings import Settings
-from colony.sizes import MAX_REASON, check_label
+from colony.sizes import MAX_REASON, check_label, check_limit
 from colony.spawning import Spawner
 from colony.store import Link, Stopped, Store
 from colony.store.keys import COLONIES
@@ -171,6 +171,7 @@ class Operations:
 
     async def list_rejected(self, limit: int = 100) -> list[Rejected]:
         """Messages on the queue that were set aside, newest first."""
+        check_limit(limit)
         return await self._store.rejected(limit)
 
     async def queue_depth(self) -> int:
@@ -275,6 +276,7 @@ class Operations:
     async def list_quarantine(self, limit: int = 100) -> list[WorkerRecord]:
         """The workers that were lost because their nodes died under them more often than
         `max_resurrections`, newest first; retention leaves them alone (up to `quarantine_max`)."""
+        check_limit(limit)
         return await self._store.quarantined(limit)
 
     async def drop_quarantined(self, worker_id: str) -> None:

@@ -83,6 +83,12 @@ def is_whole(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool)
 
 
+def check_limit(limit: int) -> None:
+    """Raises `InvalidTask` for a number of items that is none: to Redis, 0 and -1 are all there are."""
+    if not is_whole(limit) or limit < 1:
+        raise InvalidTask(f"limit: expected a whole number from 1 on, got {limit!r:.50}")
+
+
 def check_priority(priority: int) -> None:
     """Raises `InvalidTask` for one that is no whole number, or beyond `MAX_PRIORITY`."""
     if not is_whole(priority) or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:

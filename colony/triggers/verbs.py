@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from colony.errors import InvalidTask, InvalidTrigger, UnknownTrigger, UnreadableTrigger
 from colony.models import FireRecord, TriggerInfo
 from colony.operations import Operations, unknown_colony
-from colony.sizes import check_spec
+from colony.sizes import check_limit, check_spec
 from colony.triggers.firing import Fired, Firing, Occasion, check_agent, unknown_trigger
 from colony.triggers.keeping import next_times, put
 from colony.triggers.spec import TriggerSpec
@@ -91,6 +91,7 @@ class TriggerVerbs(Operations):
 
     async def get_fires(self, trigger_id: str, limit: int = 100) -> list[FireRecord]:
         """Its latest fires, newest first, those too that came to nothing."""
+        check_limit(limit)
         await self._kept_trigger(trigger_id)
         return await self._store.fires(trigger_id, limit)
 

@@ -202,6 +202,17 @@ async def test_verbs_check_before_they_write() -> None:
         await runtime.put_subscription(subscription)
 
 
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "5", None])
+async def test_a_limit_that_is_none(limit: Any) -> None:
+    """To Redis 0 and -1 are everything, and 1.5 an error of its own."""
+    runtime = ColonyRuntime("any", settings=Settings(redis_url="redis://127.0.0.1:1/0"))
+    for verb in (runtime.list_deliveries, runtime.list_rejected, runtime.list_quarantine):
+        with pytest.raises(InvalidTask, match="limit: expected a whole number from 1 on"):
+            await verb(limit=limit)
+    with pytest.raises(InvalidTask, match="limit: expected a whole number from 1 on"):
+        await runtime.get_fires("t", limit)
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [
