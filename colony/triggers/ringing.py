@@ -17,7 +17,10 @@ log = logging.getLogger("colony.triggers")
 stay_due = Seldom(log)
 
 PAGE = 100
-"""Timers of one look: fired together, and rung for together."""
+"""Timers that are fired together."""
+
+RUNG_TOGETHER = 500
+"""Workers of timers: who runs here holds up those who are not accepted yet."""
 
 MOST_PAGES = 50
 
@@ -30,17 +33,25 @@ async def ring_timers(
     """Fire the timers that are due and nobody else rings for, unless the colony takes nothing now; returns
     how many were tried. `made` is asked only where there are some."""
     rung, turn = 0, asyncio.Lock()
-    for _ in range(MOST_PAGES):
-        now, due = await store.due_timers(PAGE)
-        if not due:
-            break
-        firing = await made()
-        found = await asyncio.gather(*(_fire(firing, timer, now, turn) for timer in due))
-        await bell.ring([r for each in found for r in each])
-        rung += len(due)
-        if firing.refusals:  # it would refuse the others, too
-            stay_due.warn("timers stay due: %s", firing.refusals[0])
-            break
+    rings: list[Ring] = []
+    ringing: list[asyncio.Task[None]] = []  # while the next are fired
+    try:
+        for _ in range(MOST_PAGES):
+            now, due = await store.due_timers(PAGE)
+            if not due:
+                break
+            firing = await made()
+            found = await asyncio.gather(*(_fire(firing, timer, now, turn) for timer in due))
+            rings += [ring for each in found for ring in each]
+            if len(rings) >= RUNG_TOGETHER:
+                ringing.append(asyncio.create_task(bell.ring(rings)))
+                rings = []
+            rung += len(due)
+            if firing.refusals:  # it would refuse the others, too
+                stay_due.warn("timers stay due: %s", firing.refusals[0])
+                break
+    finally:
+        await asyncio.gather(bell.ring(rings), *ringing)
     return rung
 
 
