@@ -14,6 +14,8 @@ PYTHONS := python3.12 python3.11 python3 python3.13 python3.14 python
 UV := $(shell command -v uv)
 # uv trusts what this machine trusts, as pip does.
 export UV_SYSTEM_CERTS ?= true
+# The tests start hundreds of processes: each would compile Colony anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Most tests wait for time to pass, not for a core; in their order, the long files come first. A server that is
 # named is one for all of them.
 PARALLEL := $(if $(COLONY_TEST_REDIS_URL),,-n 4 --dist loadfile --no-loadscope-reorder)
