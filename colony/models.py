@@ -95,6 +95,7 @@ class EventType(StrEnum):
     LATE_RESULT = "late_result"
     NODE_JOINED = "node_joined"
     NODE_LOST = "node_lost"
+    NODE_EXONERATED = "node_exonerated"
     INTAKE_PAUSED = "intake_paused"
     INTAKE_RESUMED = "intake_resumed"
     LLM_TEXT_DELTA = "llm_text_delta"

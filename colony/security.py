@@ -14,7 +14,7 @@ producers           to spawn, stop and wait; they see tasks, reports and events 
 intake clients      to hand in tasks, and to read the results of tasks whose ids they know
 operators           the whole store, and nothing that belongs to Redis' administrator
 Flower              to see ids, agents and states, and to stop agents. No prompts, no results
-COLONY_STATE_DIR    whoever may write there: to have nodes told to end. The default is its user's alone
+COLONY_STATE_DIR    whoever may write there: to say how nodes ended. The default is its user's alone
 agents (models)     nothing: what a model says is data. It can call the tools of its agent, with arguments
                     that fit their schemas, and act through the accounts that its `AgentSpec` lets it
 callers, webhooks   nothing: signature or token first, then sizes, then the pipeline

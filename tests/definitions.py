@@ -19,6 +19,9 @@ from colony.testing_model import Call, Item, ScriptedModel, ScriptItem, report
 CALLS = os.environ.get("TEST_CALLS")
 """A file to which every model call appends a line, so that tests count them across processes."""
 
+SNAIL_SECONDS = 60.0
+"""For an answer: longer than any test."""
+
 if os.environ.get("TEST_REPLAY"):
     importlib.import_module("tests.replay").install()
 
@@ -116,7 +119,10 @@ def make(name: str, latency: float = 0.0) -> Colony:
         name,
         goal="Be tested.",
         agent=AgentSpec(model=model(latency), instructions="Follow the script."),
-        agents=[AgentSpec(name="bare", model=model(latency), tools=[])],
+        agents=[
+            AgentSpec(name="bare", model=model(latency), tools=[]),
+            AgentSpec(name="snail", model=model(SNAIL_SECONDS)),
+        ],
     )
     colony.tool(read_only=True)(echo)
     colony.tool(timeout=timedelta(seconds=120))(sleep)

@@ -82,11 +82,28 @@ class FleetKeeping(StoreBase):
         )
 
     async def rescue(
-        self, node: str, *, cap: int, ring_again_after: timedelta, died: bool = True
+        self,
+        node: str,
+        *,
+        cap: int,
+        ring_again_after: timedelta,
+        died: bool = True,
+        witnessed: bool = False,
     ) -> tuple[int, list[Ring]]:
-        """Take up to `cap` workers of a dead (or leaving) node; returns how many, and whom to ring for."""
-        taken, flat = await self.run("rescue", node, cap, millis(ring_again_after), int(died))
+        """Take up to `cap` workers of a dead (or leaving) node; returns how many, and whom to ring for.
+        `witnessed`: it is known that nobody had told it to end."""
+        after = millis(ring_again_after)
+        taken, flat = await self.run("rescue", node, cap, after, int(died), int(witnessed))
         return int(taken), rings(flat)
+
+    async def exonerate(self, node: str, what: str, *, bounded: bool, cap: int = 200) -> bool:
+        """Take back what a rescue of a node has counted as deaths, for a week after it or until the node
+        is back: it did not die, but `what` ("was cut off"). `bounded`: a worker only so often. False
+        when nothing was counted."""
+        was_counted = False
+        while await self.run("exonerate", node, cap, what, int(bounded)):
+            was_counted = True
+        return was_counted
 
     async def expire(self, item: str, *, grace: timedelta, cap: int = 200) -> list[Ring]:
         """Do one due item (deadlines, stops: see lua/expire.lua); returns whom to ring for."""

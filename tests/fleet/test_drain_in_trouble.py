@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +23,15 @@ from tests.proxy import Proxy
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio]
 
 
+LEASE = 2.0
+
+
 def drained_fleet(url: str, **options: Any) -> Fleet:
     """One node, whose workers have no death to spare."""
     return Fleet(
         "tests.definitions:basic",
         redis_url=url,
-        lease="2",
+        lease=str(LEASE),
         beat_interval="0.4",
         drain_grace="0.5",
         max_resurrections="0",
@@ -81,28 +86,45 @@ async def test_a_drain_in_trouble_is_no_death(kind: str) -> None:
             await assert_told_once(runtime, ids)
 
 
+@pytest.mark.parametrize("disk", ["kept", "lost"])
 @pytest.mark.parametrize("told", [True, False], ids=["told to end", "killed"])
-async def test_a_node_that_is_not_waited_for(told: bool, tmp_path: Path) -> None:
+async def test_a_node_that_is_not_waited_for(told: bool, disk: str, tmp_path: Path) -> None:
     """kill -9 of the only node, at once after SIGTERM: the next one on its disk finds its word. Without
-    SIGTERM there is none: it died, and its worker has no death to spare."""
-    with EmbeddedRedis() as redis:
-        async with drained_fleet(redis.url, state_dir=str(tmp_path)) as fleet:
+    SIGTERM that says that it died, and its worker has no death to spare. With the disk gone, too, nobody can
+    say how it ended: no death."""
+    with EmbeddedRedis() as redis, Redis.from_url(redis.url) as operator:
+        async with drained_fleet(redis.url, nodes=0) as fleet:
+            [node] = await fleet.add_nodes(state_dir=str(tmp_path))
             [worker] = await fleet.runtime.spawn("doze")
             await wait_for_state(fleet.runtime, WorkerState.RUNNING, 1)
-            [node] = fleet.nodes
-            with Redis.from_url(redis.url) as operator:
-                operator.config_set("min-replicas-to-write", 1)  # it can tell nobody
-                if told:
-                    node.terminate()
-                    await wait_until(lambda: any(tmp_path.glob("farewell-*.json")), what="its word")
-                node.kill()
-                await asyncio.to_thread(node.wait, 10)
-                operator.config_set("min-replicas-to-write", 0)
-            await fleet.add_nodes(1)
+            operator.config_set("min-replicas-to-write", 1)  # it can tell nobody
+            refused_at = time.monotonic()
+            if told:
+                node.terminate()
+                await wait_until(lambda: _said(tmp_path) == [True], what="its word")
+            node.kill()
+            await asyncio.to_thread(node.wait, 10)
+            await wait_until(
+                lambda: time.monotonic() > refused_at + 1.5 * LEASE, what="its lease is over"
+            )
+            operator.config_set("min-replicas-to-write", 0)
+            if disk == "lost":
+                [file] = tmp_path.iterdir()
+                file.unlink()
+            await fleet.add_nodes(1, state_dir=str(tmp_path))
             report = await fleet.runtime.wait_for_worker(worker, timeout=40)
             assert report is not None
-            assert (report.ok, report.error) == ((True, None) if told else (False, "lost"))
-            assert [*tmp_path.iterdir()] == []
+            died = disk == "kept" and not told
+            assert (report.ok, report.error) == ((False, "lost") if died else (True, None))
+            await wait_until(
+                lambda: _said(tmp_path) == [False], what="only the word of the next one"
+            )
+
+
+def _said(folder: Path) -> list[bool]:
+    """Of each node that left word there, whether it was told to end."""
+    said = [json.loads(file.read_text()) for file in folder.glob("node-*.json")]
+    return [bool(word["told_to_end"]) for word in said]
 
 
 async def test_a_full_redis_gets_room_by_retention() -> None:

@@ -34,6 +34,7 @@ HASHES = (
     "worker",
     "node",
     "held",
+    "counted",
     "batch",
     "notices",
     "tried",
@@ -76,7 +77,7 @@ TYPES = {
 }
 """The key map of `colony.store.keys`, said a second time: a new key must be known here, too."""
 OF_ONE = {
-    *("state", "worker", "parts", "node", "drained", "held", "staged"),
+    *("state", "worker", "parts", "node", "drained", "held", "counted", "staged"),
     *("batch", "members", "arrived", "children", "units", "permits", "rate"),
     *("trigger", "busy", "fires"),
     *("line", "delivery", "lane", "sending", "subscription", "owed"),

@@ -438,6 +438,14 @@ async def rescue(store: Store) -> Request:
 
 
 @scene(HOUSEKEEPING)
+async def exonerate(store: Store) -> Request:
+    await running(store)
+    await die(store, "n1")
+    await store.rescue("n1", cap=10, ring_again_after=SOON)
+    return lambda: store.exonerate("n1", "was cut off", bounded=True)
+
+
+@scene(HOUSEKEEPING)
 async def ring_again(store: Store) -> Request:
     await one(store, ring_again_after=NOW)
     return lambda: store.ring_again(after=HOUR, cap=10)

@@ -11,14 +11,15 @@ import pytest
 
 from colony.settings import Settings
 from colony.store import Store
-from workers.node.farewell import KEPT_SECONDS, MOST_READ, Farewell
+from tests.store.kit import die, running
+from workers.node.word import KEPT_SECONDS, MOST_READ, Word
 
 HOUR = timedelta(hours=1)
 
 
-def of_node(folder: Path | None, store: Store, node: str) -> Farewell:
-    """The farewell of one node of the store's colony."""
-    return Farewell(Settings(state_dir=folder), store.colony_id, f"host/{node}")
+def of_node(folder: Path | None, store: Store, node: str) -> Word:
+    """That of one node of the store's colony."""
+    return Word(Settings(state_dir=folder), store.colony_id, f"host/{node}")
 
 
 async def drains(store: Store, *nodes: str) -> list[bool]:
@@ -36,23 +37,60 @@ async def test_the_next_node_passes_it_on(store: Store, tmp_path: Path) -> None:
     """Of those that left word and did not take it back, once; then nothing remains."""
     await join(store, "n1", "n2", "n3")
     for node in ("n1", "n2"):
-        of_node(tmp_path, store, node).leave()
+        of_node(tmp_path, store, node).ends()
     of_node(tmp_path, store, "n2").take_back()
     await of_node(tmp_path, store, "n4").tell_earlier(store)
     assert await drains(store, "n1", "n2", "n3") == [True, False, False]
     assert [*tmp_path.iterdir()] == []
 
 
+async def test_after_the_rescue_it_takes_the_deaths_back(store: Store, tmp_path: Path) -> None:
+    """Another node was faster: the word is that it was told to end, and nothing remains of it."""
+    worker_id = await running(store, node="host/n1")
+    of_node(tmp_path, store, "n1").lives()
+    of_node(tmp_path, store, "n1").ends()
+    await die(store, "host/n1")
+    await store.rescue("host/n1", cap=10, ring_again_after=HOUR)
+    await of_node(tmp_path, store, "n2").tell_earlier(store)
+    record = await store.get(worker_id)
+    assert record is not None
+    assert record.resurrections == 0
+    assert record.attempts[0].outcome == "node host/n1 ended in its drain"
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_that_it_lives_is_a_witness_until_it_is_told_to_end(tmp_path: Path) -> None:
+    """Of a node of this colony, which has left a disk; once told to end it cannot say anything else."""
+    settings = Settings(state_dir=tmp_path)
+    word, next_one = Word(settings, "c", "host/n1"), Word(settings, "c", "host/n2")
+    assert not next_one.witnessed("host/n1")
+    word.lives()
+    assert next_one.witnessed("host/n1")
+    assert not Word(settings, "another", "host/n2").witnessed("host/n1")
+    word.ends()
+    word.lives()
+    assert not next_one.witnessed("host/n1")
+
+
+def test_whoever_was_rescued_is_forgotten_alone(tmp_path: Path) -> None:
+    """Its word, and no other's."""
+    settings = Settings(state_dir=tmp_path)
+    for node in ("host/n1", "host/n2"):
+        Word(settings, "c", node).lives()
+    Word(settings, "c", "host/n2").forget("host/n1")
+    assert [file.name for file in tmp_path.iterdir()] == ["node-n2.json"]
+
+
 async def test_what_is_none_of_its_business_stays(store: Store, tmp_path: Path) -> None:
     """The word of another colony's node, or of one that this Redis does not know; what says nothing holds up
     none that does."""
     await join(store, "n1", "n2")
-    Farewell(Settings(state_dir=tmp_path), "another", "host/n1").leave()
-    of_node(tmp_path, store, "unknown").leave()
-    (tmp_path / "farewell-half.json").write_text('{"colony": ')
-    (tmp_path / "farewell-bytes.json").write_bytes(b"\xff" * 100_000)
-    (tmp_path / "farewell-folder.json").mkdir()
-    of_node(tmp_path, store, "n2").leave()
+    Word(Settings(state_dir=tmp_path), "another", "host/n1").ends()
+    of_node(tmp_path, store, "unknown").ends()
+    (tmp_path / "node-half.json").write_text('{"colony": ')
+    (tmp_path / "node-bytes.json").write_bytes(b"\xff" * 100_000)
+    (tmp_path / "node-folder.json").mkdir()
+    of_node(tmp_path, store, "n2").ends()
     await of_node(tmp_path, store, "n3").tell_earlier(store)
     assert await drains(store, "n1", "n2") == [False, True]
     assert len([*tmp_path.iterdir()]) == 5
@@ -63,14 +101,14 @@ async def test_old_ones_are_removed_and_the_latest_are_read(store: Store, tmp_pa
     await join(store, "old", "crowded out", "n1")
     ages = {"old": KEPT_SECONDS + 60, "crowded out": 600} | {f"x{n}": 300 for n in range(MOST_READ)}
     for node, age in ages.items():
-        of_node(tmp_path, store, node).leave()
-        then = (tmp_path / f"farewell-{node}.json").stat().st_mtime - age
-        os.utime(tmp_path / f"farewell-{node}.json", (then, then))
-    of_node(tmp_path, store, "n1").leave()
+        of_node(tmp_path, store, node).ends()
+        then = (tmp_path / f"node-{node}.json").stat().st_mtime - age
+        os.utime(tmp_path / f"node-{node}.json", (then, then))
+    of_node(tmp_path, store, "n1").ends()
     await of_node(tmp_path, store, "n2").tell_earlier(store)
     assert await drains(store, "old", "crowded out", "n1") == [False, False, True]
-    assert not (tmp_path / "farewell-old.json").exists()
-    assert (tmp_path / "farewell-crowded out.json").exists()
+    assert not (tmp_path / "node-old.json").exists()
+    assert (tmp_path / "node-crowded out.json").exists()
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o777], ids=["ours", "everybody's"])
@@ -83,13 +121,13 @@ async def test_the_default_folder_must_be_ours(
 ) -> None:
     """It stands where every user of the host may make one first; theirs is neither written nor read."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    of_node(None, store, "n0").leave()
+    of_node(None, store, "n0").ends()
     [folder] = tmp_path.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(mode)
     caplog.clear()
     await join(store, "n0", "n1")
-    of_node(None, store, "n1").leave()
+    of_node(None, store, "n1").ends()
     await of_node(None, store, "n2").tell_earlier(store)
     is_ours = mode == 0o700
     assert await drains(store, "n0", "n1") == [is_ours, is_ours]
@@ -102,7 +140,7 @@ async def test_a_disk_that_cannot_be_written_is_told(
     """A folder that is missing ends no drain, and no start."""
     missing = of_node(tmp_path / "missing", store, "n1")
     await missing.tell_earlier(store)
-    missing.leave()
+    missing.ends()
     missing.take_back()
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert str(tmp_path / "missing") in caplog.text

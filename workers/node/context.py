@@ -16,8 +16,8 @@ from colony.settings import Settings
 from colony.store import Link, Store
 from workers.node.children import Children
 from workers.node.drain import Drain
-from workers.node.farewell import Farewell
 from workers.node.lease import Lease
+from workers.node.word import Word
 
 
 def new_boot() -> str:
@@ -45,9 +45,9 @@ class NodeContext:
         return f"{self.hostname}/{self.boot}"
 
     @property
-    def farewell(self) -> Farewell:
-        """The word that the node leaves when it ends."""
-        return Farewell(self.settings, self.colony.name, self.node)
+    def word(self) -> Word:
+        """The word that the node leaves on its disk."""
+        return Word(self.settings, self.colony.name, self.node)
 
     def open_store(self, *, patience: timedelta | None) -> Store:
         """A store on a connection of its own, for the event loop that uses it first."""

@@ -26,6 +26,8 @@ from workers.running import RUNNING
 log = logging.getLogger("colony.heart")
 
 LAG_WARNING_SECONDS = 1.0
+STOOD_STILL, TICK = 0.5, 0.1
+"""Parts of a lease: a node that stood still for so long may have lost it by that; how often it looks."""
 
 
 class Heart(Role):
@@ -55,6 +57,8 @@ class Heart(Role):
         self._asked_at: float | None = None
         self._last_lag = 0.0
         self._answered_at = time.monotonic()
+        self._stood_still_at = self._renewed_at = -math.inf
+        self._ticking: asyncio.Task[None] | None = None
         self._bell = Bell(context.doorbells())
         self._ringing: asyncio.Task[None] | None = None
 
@@ -82,27 +86,33 @@ class Heart(Role):
 
     async def begin(self, store: Store) -> None:
         """Make the colony known and take the lease: before the first claim, and before anybody rescues."""
-        await self.context.farewell.tell_earlier(store)
+        self.context.word.lives()
+        await self.context.word.tell_earlier(store)
         await self._register(store)
         asked_at = lease_clock()
         await self._beat(store, join=True)
-        self.context.lease.renewed(asked_at, self.context.settings.lease)
+        self._renewed(asked_at)
+        self._ticking = asyncio.create_task(self._tick(), name="colony-heart-tick")
 
     async def round(self, store: Store) -> None:
         """Renew the lease; compare held with running."""
         self._watch_agent_loop()
-        asked_at = lease_clock()
+        asked_at, was_over = lease_clock(), not self.context.lease.good
         held = await self._beat(store)
+        if held is None or was_over:
+            await self._exonerate(store)
         if held is None:
             log.error(
                 "the lease of node %s was lost: its workers were rescued; starting anew",
                 self.context.node,
             )
+            self.context.word.lives()
+            await self.context.word.tell_earlier(store)
             await self._register_again(store)
             asked_at = lease_clock()
             held = await self._beat(store, join=True) or {}
         self._drop_rescued(held)
-        self.context.lease.renewed(asked_at, self.context.settings.lease)  # after the dropping
+        self._renewed(asked_at)  # after the dropping
         await self._give_back_lost(store, held)
         await self._see_to_drain(store)
 
@@ -130,7 +140,8 @@ class Heart(Role):
 
     async def end(self, store: Store) -> None:
         """Leave: what is still held is handed over at once, and counts as no death."""
-        self.context.farewell.leave()  # also where no drain has begun
+        self.context.word.ends()  # also where no drain has begun
+        await self._exonerate(store)
         await hand_over(store, self.context)
 
     async def _beat(self, store: Store, *, join: bool = False) -> dict[str, str] | None:
@@ -143,6 +154,29 @@ class Heart(Role):
         )
         self._answered_at = time.monotonic()
         return held
+
+    def _renewed(self, asked_at: float) -> None:
+        self._renewed_at = asked_at
+        self.context.lease.renewed(asked_at, self.context.settings.lease)
+
+    async def _tick(self) -> None:
+        """Notice when this process stands still: frozen, or kept by a tool that lets no thread run."""
+        lease = self.context.settings.lease.total_seconds()
+        while True:
+            asked_at = lease_clock()
+            await asyncio.sleep(TICK * lease)
+            if lease_clock() - asked_at > STOOD_STILL * lease:
+                self._stood_still_at = lease_clock()
+
+    async def _exonerate(self, store: Store) -> None:
+        """Take back what this node was counted for as dead while it was cut off. Not where it has stood
+        still since its lease was last renewed: what stops one node after another may not go on for ever."""
+        if self._stood_still_at > self._renewed_at:
+            return
+        if await store.exonerate(self.context.node, "was cut off", bounded=True):
+            log.warning(
+                "what this node held was rescued while it was cut off: it counts as no death"
+            )
 
     def _drop_rescued(self, held: dict[str, str]) -> None:
         """A slice whose claim the store no longer knows runs elsewhere, or has ended: cut it here."""
@@ -200,7 +234,7 @@ async def hand_over(store: Store, context: NodeContext) -> None:
     while taken:
         taken, rings = await store.rescue(context.node, cap=200, ring_again_after=after, died=False)
         await Bell(context.doorbells()).ring(rings)
-    context.farewell.take_back()
+    context.word.take_back()
 
 
 def _running_here() -> set[str]:

@@ -94,19 +94,22 @@ class Janitor(Role):
             self._set_aside.popleft()
 
     async def _rescue(self, store: Store, due: Due) -> None:
+        word = self.context.word
         if due.dead_nodes:
-            await self.context.farewell.tell_earlier(
-                store
-            )  # one of them may have been on this host
+            await word.tell_earlier(store)  # one of them may have been on this host
         for node in due.dead_nodes:
             log.warning("node %s is dead (its lease ran out): its workers are rescued", node)
-            taken = 1
+            witnessed, taken = word.witnessed(node), 1
             while taken:
                 taken, rings = await store.rescue(
-                    node, cap=CAP, ring_again_after=self.context.settings.ring_again_after
+                    node,
+                    cap=CAP,
+                    ring_again_after=self.context.settings.ring_again_after,
+                    witnessed=witnessed,
                 )
                 WORKERS_RESCUED.add(by=taken)
                 await self._bell.ring(rings)
+            word.forget(node)
 
     async def _do_items(self, store: Store, due: Due) -> None:
         """Deadlines, wakes, stops; also what the doing of them makes due (a tree, level by level)."""

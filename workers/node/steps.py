@@ -83,7 +83,7 @@ def install(app: Celery, context: NodeContext) -> None:
         def make(self, worker: Any) -> Role:
             """A heart that knows the node's final name and size."""
             context.hostname = worker.hostname
-            context.drain.on_begin = context.farewell.leave
+            context.drain.on_begin = context.word.ends
             logs.about(node=context.node)
             pool = worker.pool_cls
             worker.colony_heart = Heart(

@@ -1,13 +1,16 @@
-"""The farewell: word on a node's disk that it was told to end, for when Redis cannot be told.
+"""The word of a node, on its disk: that it lives, and then that it was told to end.
 
-    told to end ─▶ leave ─▶ drain, hand over ─▶ take_back          nothing remains
-                               └─ Redis is away ─▶ the next node there: tell_earlier ─▶ `Store.drain`
+    begin ─▶ lives ─▶ told to end ─▶ ends ─▶ drain, hand over ─▶ take_back        nothing remains
+               │                      └─ Redis is away ─▶ the next node there: tell_earlier ─▶ no death
+               └─ killed ─▶ the next node there, where Redis cannot tell: witnessed ─▶ a death
 
 A node that drains while Redis is cut off, or refuses to write, hands nothing over, and its lease runs out:
-in Redis that looks like kill -9. With its farewell told before it is rescued, it counts as no death. What
-no other node finds (its disk is gone, too) cannot be told: there it counts.
+in Redis that looks like kill -9. With its word told it counts as no death: before it is rescued it is
+drained, after that it is exonerated. And where all that Redis knows is that the only node was not heard
+any more, one whose last word is that it lives has died; one that left no disk behind may have been told to
+end, and is spared.
 
-One JSON object a file, ``{"colony": …, "node": …}``, named after the node's boot.
+One JSON object a file, named after the node's boot: ``{"colony": …, "node": …, "told_to_end": false}``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,56 +29,84 @@ from pydantic import BaseModel, ValidationError
 from colony.settings import Settings
 from colony.store import Store
 
-log = logging.getLogger("colony.farewell")
+log = logging.getLogger("colony.word")
 
-PREFIX, SUFFIX = "farewell-", ".json"
+PREFIX, SUFFIX = "node-", ".json"
 KEPT_SECONDS = 7 * 24 * 3600
 """How long one is kept that Redis knows nothing of: it may be another Redis', or away for long."""
 MOST_READ = 100
 MOST_BYTES = 4096
 
 
-class Word(BaseModel):
+class Said(BaseModel):
     """What a file says."""
 
     colony: str
     node: str
+    told_to_end: bool
 
 
-class Farewell:
-    """That of one node. No failure of the disk is in the way of a drain: it is logged."""
+class Word:
+    """That of one node. No failure of the disk is in the way of a start or a drain: it is logged."""
 
     def __init__(self, settings: Settings, colony_id: str, node: str) -> None:
         self._folder = settings.state_dir or Path(tempfile.gettempdir(), f"colony-{os.geteuid()}")
         self._is_default = settings.state_dir is None
-        self._word = Word(colony=colony_id, node=node)
+        self._colony_id, self._node = colony_id, node
         self._file = self._folder / f"{PREFIX}{node.rpartition('/')[2]}{SUFFIX}"
 
-    def leave(self) -> None:
-        """From any thread, also from a signal handler; again: the same."""
-        try:
-            if self._is_default:
-                self._folder.mkdir(mode=0o700, exist_ok=True)
-            self._check_folder()
-            half = self._file.with_suffix(".half")
-            half.write_text(self._word.model_dump_json())
-            half.replace(self._file)
-        except OSError as error:
-            log.warning("cannot leave word that this node ends, should Redis be away: %s", error)
+    def lives(self) -> None:
+        """This node begins, or begins anew. Nothing, where it has been told to end."""
+        self._say(self._write_new, told_to_end=False)
+
+    def ends(self) -> None:
+        """This node was told to end. From any thread, also from a signal handler; again: the same."""
+        self._say(self._write_over, told_to_end=True)
 
     def take_back(self) -> None:
-        """Nothing is left that Redis would have to be told."""
+        """Nothing is left that anybody would have to know."""
         _remove(self._file)
 
     async def tell_earlier(self, store: Store) -> None:
         """Tell Redis which nodes of this colony were told to end when they could not say so themselves."""
-        for file, word in self._earlier():
-            if word.colony == self._word.colony and await store.drain(word.node):
-                log.warning("node %s was told to end: it is handed over, not dead", word.node)
+        for file, said in self._earlier():
+            if said.told_to_end and await _tell(store, said.node):
+                log.warning("node %s was told to end: it is handed over, not dead", said.node)
                 _remove(file)
 
-    def _earlier(self) -> Iterator[tuple[Path, Word]]:
-        """The latest first; what is too old is removed, and what says nothing is passed over."""
+    def witnessed(self, node: str) -> bool:
+        """Whether it is known here that nobody had told a node to end."""
+        return any(said.node == node and not said.told_to_end for _, said in self._earlier())
+
+    def forget(self, node: str) -> None:
+        """A dead node was rescued: nobody will ask again how it ended."""
+        for file, said in self._earlier():
+            if said.node == node:
+                _remove(file)
+
+    def _say(self, write: Callable[[str], None], *, told_to_end: bool) -> None:
+        said = Said(colony=self._colony_id, node=self._node, told_to_end=told_to_end)
+        try:
+            if self._is_default:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._check_folder()
+            write(said.model_dump_json())
+        except OSError as error:
+            log.warning(
+                "cannot leave word of this node, should it end while Redis is away: %s", error
+            )
+
+    def _write_new(self, text: str) -> None:
+        with suppress(FileExistsError), self._file.open("x") as file:
+            file.write(text)
+
+    def _write_over(self, text: str) -> None:
+        half = self._file.with_suffix(".half")
+        half.write_text(text)
+        half.replace(self._file)
+
+    def _earlier(self) -> Iterator[tuple[Path, Said]]:
+        """Of this colony, the latest first; what is too old is removed, what says nothing is passed over."""
         try:
             self._check_folder()
         except OSError as error:
@@ -86,8 +117,8 @@ class Farewell:
         for position, (age, file) in enumerate(sorted(files)):
             if age > KEPT_SECONDS:
                 _remove(file)
-            elif position < MOST_READ and (word := _read(file)):
-                yield file, word
+            elif position < MOST_READ and (said := _read(file)) and said.colony == self._colony_id:
+                yield file, said
 
     def _check_folder(self) -> None:
         """The default one is where everybody may write: it must be ours. Whoever names one answers for it."""
@@ -99,6 +130,12 @@ class Farewell:
             )
 
 
+async def _tell(store: Store, node: str) -> bool:
+    """Whether Redis knew it. It may have been rescued already, or a part of what it held."""
+    drained = await store.drain(node)
+    return await store.exonerate(node, "ended in its drain", bounded=False) or drained
+
+
 def _age(file: Path) -> float:
     """Seconds since it was written; endless where it is gone."""
     with suppress(OSError):
@@ -106,9 +143,9 @@ def _age(file: Path) -> float:
     return math.inf
 
 
-def _read(file: Path) -> Word | None:
+def _read(file: Path) -> Said | None:
     with suppress(OSError, ValidationError), file.open("rb") as opened:
-        return Word.model_validate_json(opened.read(MOST_BYTES))
+        return Said.model_validate_json(opened.read(MOST_BYTES))
     return None
 
 

@@ -387,6 +387,11 @@ local function note_death(wid, epoch, deaths, outcome)
   return told
 end
 
+-- Whether a death that may be none is not counted: a worker that takes Redis, or the way there, down with its node must
+-- not be spared for ever.
+local SPARED_MOST = 10
+local function is_spared(wid) return redis.call('HINCRBY', K.worker(wid), 'spared', 1) <= SPARED_MOST end
+
 -- Take a RUNNING worker from its owner. counted: as a death of its node. Returns true when it is to be rung.
 local function release(wid, rec, outcome, counted, ring_again_ms)
   close_attempt(wid, rec, outcome)

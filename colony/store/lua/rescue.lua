@@ -1,8 +1,9 @@
 -- Take the workers of a node whose lease ran out, a bounded number at a time. A node that renewed meanwhile keeps them.
 -- ARGV: node, cap, ring_again_ms, '1' when its workers' deaths count (0: it leaves of its own will); they never do when
---       it was draining, nor when it may have ended well while Redis was away
+--       it was draining, nor when it may have ended well while Redis was away;
+--       '1' when its disk says that it was not told to end
 -- Returns: {how many were taken, {rings}}
-local SPARED_MOST = 10   -- by a worker: one that takes Redis down with its node must not do so for ever
+local COUNTED_MS = 604800000   -- how long a death that was counted can be taken back (see exonerate.lua)
 local node, died = ARGV[1], ARGV[4] == '1'
 local lease = redis.call('ZSCORE', K.nodes, node)
 if not lease or (died and tonumber(lease) > now) then return {0, {}} end
@@ -12,8 +13,8 @@ if not died then
 end
 
 -- Whether it was last heard before Redis was away. Nobody can say how such a node ended: it may have drained, and found
--- nobody to hand over to. That nobody swept says little by itself: the only node may have died. But a node from before
--- that lives would have swept, so it had no Redis either.
+-- nobody to hand over to. That nobody swept says little by itself. A node from before that lives would have swept, so it
+-- had no Redis either; where there is none the only node may have died, which its disk can tell.
 local function ended_unseen()
   local meta = redis.call('HMGET', K.meta, 'restarted', 'hold_until', 'quiet_from')
   if tonumber(lease) < tonumber(meta[1] or '0') then return true end
@@ -22,16 +23,14 @@ local function ended_unseen()
     local joined = redis.call('HGET', K.node(other), 'started_at')
     if joined and tonumber(joined) <= tonumber(meta[3]) then return true end
   end
-  return false
+  return ARGV[5] ~= '1'
 end
 local draining = redis.call('HGET', K.node(node), 'draining')
 local unseen = died and not draining and ended_unseen()
 local function outcome_of(wid)   -- and whether it counts
   if not died then return 'node ' .. node .. ' handed it over', false end
   if draining then return 'node ' .. node .. ' ended in its drain', false end
-  if unseen and redis.call('HINCRBY', K.worker(wid), 'spared', 1) <= SPARED_MOST then
-    return 'node ' .. node .. ' was gone after Redis had been away', false
-  end
+  if unseen and is_spared(wid) then return 'node ' .. node .. ' was gone after Redis had been away', false end
   return 'node ' .. node .. ' died', true
 end
 local taken, ring, held = 0, {}, redis.call('HGETALL', K.held(node))
@@ -41,11 +40,13 @@ for i = 1, math.min(#held, 2 * tonumber(ARGV[2])), 2 do
   taken = taken + 1
   if owns(rec, token) then
     local outcome, counted = outcome_of(wid)
+    if counted then redis.call('HSET', K.counted(node), wid, rec.epoch) end
     if release(wid, rec, outcome, counted, ARGV[3]) then add_ring(ring, wid, rec) else owe_part(wid, rec) end
   else
     redis.call('HDEL', K.held(node), wid)
   end
 end
+redis.call('PEXPIRE', K.counted(node), COUNTED_MS)
 if redis.call('HLEN', K.held(node)) == 0 then
   redis.call('ZREM', K.nodes, node)
   redis.call('DEL', K.node(node), K.held(node))
