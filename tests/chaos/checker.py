@@ -9,7 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 from colony.models import EventType
@@ -20,6 +20,9 @@ from tests.chaos.witness import Line
 
 TERMINAL = {"COMPLETED", "FAILED", "STOPPED"}
 STATUS_TOTALS = ("success", "partial", "failed", "timeout", "stopped")
+DIED = (" died", " was lost")
+"""How the attempts end that count: with the node, or in it."""
+SPARED_MOST = 10
 Invariant = Callable[[Evidence], Iterable[str]]
 
 
@@ -118,6 +121,26 @@ def killers_are_quarantined(evidence: Evidence) -> Iterator[str]:
     for worker, record in evidence.store.workers.items():
         if kind_of(record) == "killer" and record.get("status") not in ("failed", "stopped"):
             yield f"{worker} kills its nodes and ended with {record.get('status')}"
+
+
+def deaths_are_counted_exactly(evidence: Evidence) -> Iterator[str]:
+    """A worker is counted for the attempts that died, and for no others; with a node that was exonerated none
+    had died that went on after it."""
+    exonerated = [e for e in evidence.of("event") if e["type"] == EventType.NODE_EXONERATED]
+    for worker, record in evidence.store.workers.items():
+        died = [a for a in _attempts(record) if str(a.get("outcome")).endswith(DIED)]
+        was_lost = (
+            json.loads(record.get("report", "{}")).get("error") == "lost"
+        )  # with its last one
+        if len(died) + was_lost != (counted := int(record.get("resurrections", 0))):
+            yield f"{worker}: {len(died)} attempts died, {counted} are counted"
+        for event, attempt in product(exonerated, died):
+            at, node = 1000 * event["redis_at"], event["data"]["node"]
+            was_over = (
+                int(record.get("ended", 0)) < at or int(record.get("spared", 0)) > SPARED_MOST
+            )
+            if attempt["node"] == node and attempt["ended_at"] < at and not was_over:
+                yield f"{worker} died with {node}, which was only cut off"
 
 
 # -- what was paid for -------------------------------------------------------------------------
@@ -319,6 +342,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     no_stale_write,
     one_owner_at_a_time,
     killers_are_quarantined,
+    deaths_are_counted_exactly,
     no_answer_is_paid_twice,
     conversations_are_whole,
     no_effect_is_repeated,
@@ -339,6 +363,14 @@ def _why(record: Mapping[str, str]) -> str:
     return (
         f"waits for {record.get('waits_for', 'a node')}, rung {record.get('rings', 0)} times again"
     )
+
+
+def _attempts(record: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What is noted of each attempt, its lines taken together."""
+    by_epoch: dict[int, dict[str, Any]] = defaultdict(dict)
+    for line in record.get("attempts", "").splitlines():
+        by_epoch[json.loads(line)["epoch"]] |= json.loads(line)
+    return list(by_epoch.values())
 
 
 def _joins(evidence: Evidence) -> Iterator[Line]:

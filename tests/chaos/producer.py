@@ -157,6 +157,5 @@ class Follower:
         if event.id is None and event.type != EventType.GAP:
             return
         self.last = event.id or self.last
-        self._history.add(
-            "event", id=event.id, type=str(event.type), worker_id=event.worker_id, data=event.data
-        )
+        about = {"id": event.id, "type": str(event.type), "worker_id": event.worker_id}
+        self._history.add("event", **about, data=event.data, redis_at=event.at.timestamp())

@@ -206,6 +206,7 @@ def _numbers(evidence: Evidence) -> dict[str, int]:
         "events": int(evidence.store.meta.get("events", 0)),
         "generation": int(evidence.store.meta.get("generation", 0)),
         "gaps": gaps,
+        "exonerated": sum(entry["type"] == "node_exonerated" for entry in evidence.of("event")),
         "questions": len(evidence.calls),
         "asked again": sum(asked.values()) - len(asked),
         "transitions": len(evidence.trace),

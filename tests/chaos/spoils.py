@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -60,6 +61,14 @@ def _claimed_while_running(evidence: Evidence) -> Evidence:
     return replace(evidence, trace=trace)
 
 
+def _counted_for_one_who_lives(evidence: Evidence) -> Evidence:
+    attempt = {"epoch": 1, "node": "n", "started_at": 1, "ended_at": 2, "outcome": "node n died"}
+    event = {"type": "node_exonerated", "data": {"node": "n"}, "redis_at": 1.0}
+    spoilt = _worker(evidence, attempts=json.dumps(attempt), resurrections="1", spared="1")
+    entry = {"at": 1.0, "kind": "event", "id": None, "worker_id": None, **event}
+    return replace(spoilt, history=[*evidence.history, entry])
+
+
 def _asked_again(evidence: Evidence) -> Evidence:
     worker = next(w for w, parts in evidence.store.conversations.items() if len(parts) > 2)
     call = {"task": name_of(evidence.store.workers[worker]), "answers": 0, "pid": 1, "at": 1e11}
@@ -108,6 +117,7 @@ SPOILS: Mapping[str, Spoil] = {
     "no_stale_write": _stale,
     "one_owner_at_a_time": _claimed_while_running,
     "killers_are_quarantined": lambda e: _worker(e, task="killer r0.0", status="success"),
+    "deaths_are_counted_exactly": _counted_for_one_who_lives,
     "no_answer_is_paid_twice": _asked_again,
     "conversations_are_whole": _result_twice,
     "no_effect_is_repeated": lambda e: replace(e, effects=[*e.effects, *e.effects]),
