@@ -15,7 +15,9 @@ may be sent twice (a lost reply), so each script recognises its own earlier succ
 scripts compare times with Redis' TIME and nothing else.  *User JSON is text* to the scripts.
 
 When Redis is away, producers get `StoreUnavailable` within their patience and nodes hold their
-writes; after it was away no node counts as dead for one full lease (see ``lua/sweep.lua``).
+writes; after it was away no node counts as dead for one full lease (see ``lua/sweep.lua``). What
+a rescue has counted as deaths is taken back from a node that had only been cut off, or told to end
+(``lua/exonerate.lua``).
 
 Where this differs from a janitor with a lock: every node asks ``sweep``, the script answers one of
 them per interval, and each due item is taken by an atomic script. There is no leader to lose.
