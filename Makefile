@@ -36,6 +36,8 @@ chaos: setup ## hurt a fleet at random for minutes, then count (ARGS="--seed 7 -
 	$(BIN)/python -m tests.chaos $(ARGS)
 	$(if $(ARGS),,CHAOS_CONTROLS=1 $(BIN)/python -m pytest tests/chaos/test_mutants.py)
 
+# A core each: cut after each checkpoint, a worker costs several times the work.
+replay: PARALLEL := $(subst -n 4,-n 2,$(PARALLEL))
 replay: setup ## run the tests of the fleet with every slice cut after each checkpoint
 	TEST_REPLAY=1 $(BIN)/python -m pytest $(PARALLEL) tests/fleet $(ARGS)
 
