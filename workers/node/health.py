@@ -17,6 +17,9 @@ from workers.node.watchdog import Watchdog
 from workers.probes import Probes
 from workers.transport import Heard
 
+SILENT_SECONDS = 5.0
+"""The broker answers each second, if only that there is nothing: one that was silent for so long is away."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeVerdict(Verdict):
@@ -69,7 +72,8 @@ class Health:
         return reasons
 
     def _hindered(self) -> list[str]:
-        settings, reasons = self._context.settings, []
+        reasons = []
+        patience = min(SILENT_SECONDS, self._context.settings.deaf_after.total_seconds() / 2)
         if self._context.drain.begun:
             reasons.append("the node drains")
         if not self._context.lease.good:
@@ -80,7 +84,7 @@ class Health:
             reasons.append("the broker is away")
         if not Heard.reply:
             reasons.append("the node does not consume yet")
-        if self._watchdog.silent_for > settings.deaf_after.total_seconds() / 2:
+        if self._watchdog.silent_for > patience:
             reasons.append(f"no answer of the broker for {self._watchdog.silent_for:.1f} s")
         return reasons
 
