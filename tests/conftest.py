@@ -38,6 +38,7 @@ NOT_REPLAYED: Mapping[str, str] = {
     "test_descendants_count_once_when_all_are_stopped": TIMES_SLICES,
     "test_ten_thousand_agents_wait_in_one_node_within_400_mb": MEASURES,
     "test_a_full_fleet_lets_wait_what_can_fit": TIMES_SLICES,
+    "test_ten_thousand_members": MEASURES,
     "test_a_running_worker_is_stopped_and_frees_its_place": TIMES_SLICES,
     "test_a_late_ack_neighbour_runs_each_long_task_once": COUNTS_SLICES,
     "test_one_frame_fits_a_small_terminal": TIMES_SLICES,

@@ -21,7 +21,7 @@ from tests.fleet.helpers import assert_told_once, records, wait_for_state
 pytestmark = [pytest.mark.fleet, pytest.mark.asyncio(loop_scope="module")]
 
 DEFINITION = "tests.fleet.background_definitions:background"
-TICK = "Sending due task"
+TICK, STARTED = "Sending due task", "beat: Starting"
 LATE = timedelta(seconds=2)
 LEAD = timedelta(seconds=6)
 """How long the lead of a beat lasts that says nothing (`redbeat_lock_timeout`)."""
@@ -246,7 +246,8 @@ async def test_beats_and_nodes_outlive_a_restart_of_redis() -> None:
         async with Fleet(DEFINITION, redis_url=redis.url, sweep_interval="3600") as fleet:
             fleet.start_beat()
             await leading(fleet)
-            fleet.start_beat()
+            second = fleet.start_beat()
+            await wait_until(lambda: STARTED in second.tail(), 30, what="the second beat is there")
             trigger_id = await put(fleet.runtime, "restart", interval=1)
             before = len(await fires_of(fleet.runtime, trigger_id, 2))
             redis.kill()
