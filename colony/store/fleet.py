@@ -96,14 +96,24 @@ class FleetKeeping(StoreBase):
         taken, flat = await self.run("rescue", node, cap, after, int(died), int(witnessed))
         return int(taken), rings(flat)
 
-    async def exonerate(self, node: str, what: str, *, bounded: bool, cap: int = 200) -> bool:
-        """Take back what a rescue of a node has counted as deaths, for a week after it or until the node
-        is back: it did not die, but `what` ("was cut off"). `bounded`: a worker only so often. False
-        when nothing was counted."""
-        was_counted = False
-        while await self.run("exonerate", node, cap, what, int(bounded)):
-            was_counted = True
-        return was_counted
+    async def exonerate(self, node: str, what: str, *, cap: int = 1000) -> tuple[int, int]:
+        """Take back what a rescue of a node has counted as deaths in the last week: it did not die, but
+        `what` ("was cut off"). Returns how many were counted, and how many could be taken back: not of
+        those that have ended since, nor of one that was spared ten times."""
+        counted, taken_back, more = 0, 0, True
+        while more:
+            reply = await self.run("exonerate", node, cap, what)
+            more = bool(reply[0])
+            counted, taken_back = counted + reply[0], taken_back + reply[1]
+        return counted, taken_back
+
+    async def uphold(self, node: str) -> None:
+        """What a rescue of a node has counted as deaths stands, whatever comes later."""
+        await self.link.call("DEL", self.keys("counted", node))
+
+    async def has_lease(self, node: str) -> bool:
+        """Whether a node is known: alive, or dead and not yet rescued whole."""
+        return await self.link.call("ZSCORE", self.keys("nodes"), node) is not None
 
     async def expire(self, item: str, *, grace: timedelta, cap: int = 200) -> list[Ring]:
         """Do one due item (deadlines, stops: see lua/expire.lua); returns whom to ring for."""

@@ -16,7 +16,7 @@ nodes              zset    node → end of its lease (ms)                       
 node:<node>        hash    what the node says of itself                          until it leaves
 drained:<node>     string  when it was told to drain (ms)                        an hour
 held:<node>        hash    worker id → claim token, what the node runs now       until it leaves
-counted:<node>     hash    worker id → attempt in which its death was counted    a week, or until it is back
+counted:<node>     hash    worker id → attempt in which its death was counted    a week, or till it is back
 doorbells          zset    PENDING worker → when it may be rung again (ms)       while PENDING
 due                zset    <kind>:<id> → when (ms); kinds: see lua/expire.lua    until it is due
 idem               zset    idempotency key → since when (ms); see lua/_idem.lua  idempotency_ttl

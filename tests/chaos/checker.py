@@ -124,22 +124,18 @@ def killers_are_quarantined(evidence: Evidence) -> Iterator[str]:
 
 
 def deaths_are_counted_exactly(evidence: Evidence) -> Iterator[str]:
-    """A worker is counted for the attempts that died, and for no others; with a node that was exonerated none
-    had died that went on after it."""
-    exonerated = [e for e in evidence.of("event") if e["type"] == EventType.NODE_EXONERATED]
+    """A worker is counted for the attempts that died, and for no others; with a node that was exonerated
+    none had died, since it had joined, that went on after it."""
+    lives = _lives_of_the_exonerated(evidence)
     for worker, record in evidence.store.workers.items():
         died = [a for a in _attempts(record) if str(a.get("outcome")).endswith(DIED)]
-        was_lost = (
-            json.loads(record.get("report", "{}")).get("error") == "lost"
-        )  # with its last one
-        if len(died) + was_lost != (counted := int(record.get("resurrections", 0))):
+        if len(died) != (counted := int(record.get("resurrections", 0))):
             yield f"{worker}: {len(died)} attempts died, {counted} are counted"
-        for event, attempt in product(exonerated, died):
-            at, node = 1000 * event["redis_at"], event["data"]["node"]
-            was_over = (
-                int(record.get("ended", 0)) < at or int(record.get("spared", 0)) > SPARED_MOST
-            )
-            if attempt["node"] == node and attempt["ended_at"] < at and not was_over:
+        if int(record.get("spared", 0)) > SPARED_MOST:
+            continue
+        for (node, joined, exonerated), attempt in product(lives, died):
+            lost_then = attempt["node"] == node and joined < attempt["ended_at"] < exonerated
+            if lost_then and int(record.get("ended", 0)) > exonerated:
                 yield f"{worker} died with {node}, which was only cut off"
 
 
@@ -371,6 +367,21 @@ def _attempts(record: Mapping[str, str]) -> list[dict[str, Any]]:
     for line in record.get("attempts", "").splitlines():
         by_epoch[json.loads(line)["epoch"]] |= json.loads(line)
     return list(by_epoch.values())
+
+
+def _lives_of_the_exonerated(evidence: Evidence) -> list[tuple[str, float, float]]:
+    """Node, when it had joined last, when it was exonerated (Redis' ms). None where events are missing."""
+    joined: dict[str, float] = {}
+    lives = []
+    for event in evidence.of("event"):
+        if event["type"] == EventType.GAP:
+            return []
+        if event["type"] == EventType.NODE_JOINED:
+            joined[event["data"]["node"]] = 1000 * event["redis_at"]
+        elif event["type"] == EventType.NODE_EXONERATED:
+            node = event["data"]["node"]
+            lives.append((node, joined.get(node, 0.0), 1000 * event["redis_at"]))
+    return lives
 
 
 def _joins(evidence: Evidence) -> Iterator[Line]:

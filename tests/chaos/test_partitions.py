@@ -36,4 +36,3 @@ async def test_partitions_between_hosts_break_no_promise(tmp_path: Path) -> None
     assert result.workers >= LEAST_WORKERS, f"too little was going on: {result}"
     assert result.faults["partition"] == len(PARTITIONS)
     assert result.numbers.get("rescued", 0) > 0, f"no partition outlasted a lease: {result}"
-    assert result.numbers["exonerated"] > 0, f"nobody came back: {result}"

@@ -108,4 +108,20 @@ async def test_a_drain_on_a_host_that_is_cut_off_is_no_death(tmp_path: Path) -> 
             outcomes = {record.attempts[0].outcome for record in await records(runtime, ids)}
             assert outcomes == {f"node {name} ended in its drain"}
             assert f"node {name} was told to end" in next_one.tail(200)
-            assert [file.name.partition("-")[0] for file in tmp_path.iterdir()] == ["node"]
+            assert len([*tmp_path.iterdir()]) == 1  # the next one lives
+
+
+async def test_who_stood_still_has_died_also_if_told_to_end(tmp_path: Path) -> None:
+    """A tool that stops node after node must not be saved by whoever ends them for it (a liveness probe)."""
+    async with fleet_of_two() as fleet:
+        with Proxy(fleet.redis_url) as proxy:
+            node, name, ids = await two_sides(fleet, proxy, tmp_path)
+            node.freeze()
+            await wait_for_deaths(fleet.runtime, ids, 1)
+            node.terminate()
+            node.thaw()
+            assert await asyncio.to_thread(node.wait, 40) == 0
+            assert await deaths(fleet.runtime, ids) == {1}
+            outcomes = {record.attempts[0].outcome for record in await records(fleet.runtime, ids)}
+            assert outcomes == {f"node {name} died"}
+            assert [*tmp_path.iterdir()] == []

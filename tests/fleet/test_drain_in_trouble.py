@@ -121,9 +121,19 @@ async def test_a_node_that_is_not_waited_for(told: bool, disk: str, tmp_path: Pa
             )
 
 
+async def test_a_start_that_fails_leaves_no_word(tmp_path: Path) -> None:
+    """A supervisor that tries again and again buries nobody's word under those of its own nodes."""
+    with EmbeddedRedis() as redis, Redis.from_url(redis.url) as operator:
+        async with drained_fleet(redis.url, nodes=0) as fleet:
+            operator.config_set("min-replicas-to-write", 1)
+            node = fleet.start_node(state_dir=str(tmp_path))
+            assert await asyncio.to_thread(node.wait, 20) == 1
+            assert [*tmp_path.iterdir()] == []
+
+
 def _said(folder: Path) -> list[bool]:
     """Of each node that left word there, whether it was told to end."""
-    said = [json.loads(file.read_text()) for file in folder.glob("node-*.json")]
+    said = [json.loads(file.read_text()) for file in folder.glob("colony-node-*.json")]
     return [bool(word["told_to_end"]) for word in said]
 
 

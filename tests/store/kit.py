@@ -253,7 +253,9 @@ def check_whole(whole: Dump) -> list[str]:
         assert kind in TYPES, f"{name} is not on the key map"
         assert bool(of) == (kind in OF_ONE), f"{name} is not on the key map"
         assert not isinstance(content, Exception), f"{name} is no {TYPES[kind]}: {content}"
-        if kind in ("staged", "drained") or (kind == "worker" and content.get("state") == "STAGED"):
+        if kind in ("staged", "drained", "counted") or (
+            kind == "worker" and content.get("state") == "STAGED"
+        ):
             fleeting.append(name)
     records = {w: r for w, r in _of(whole, "worker").items() if r.get("state") != "STAGED"}
     states = _of(whole, "state")

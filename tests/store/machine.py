@@ -181,6 +181,16 @@ class Colony(BothSides):
         taken, rings = self.do(self.store.rescue(node, cap=cap, ring_again_after=HOUR))
         assert (taken, [r.worker_id for r in rings]) == self.model.rescue(node, held, cap)
 
+    @rule(node=st.sampled_from(NODES), cap=caps, upheld=st.booleans())
+    def come_back(self, node: str, cap: int, upheld: bool) -> None:
+        """A node that was rescued was only cut off, or had stood still."""
+        if upheld:
+            self.do(self.store.uphold(node))
+            self.model.counted.pop(node, None)
+        else:
+            taken_back = self.do(self.store.exonerate(node, "was cut off", cap=cap))
+            assert taken_back == self.model.exonerate(node)
+
     @precondition(lambda self: self.model.due)
     @rule(pick=picks, cap=caps)
     def come_due(self, pick: int, cap: int) -> None:
@@ -245,6 +255,7 @@ class Colony(BothSides):
         }
         assert found == {w.id: w.state for w in self.model.workers.values()}
         for w in self.model.workers.values():
+            assert int(whole[f"worker:{w.id}"].get("resurrections", 0)) == w.deaths
             stored = json.loads(whole[f"worker:{w.id}"].get("report", "{}"))
             assert sorted(stored.get("left_running", ())) == sorted(w.left)
         for name in ("due", "joins", "outbox"):
@@ -297,8 +308,6 @@ class Colony(BothSides):
             self.do(self.store.drop(lost))
         self.retain(0)
         assert not self.model.workers
-        left = {name.removeprefix(self.store.keys.prefix) for name in self.names()}
-        for_a_week = {name for name in left if name.startswith("counted:")}
-        assert left - for_a_week <= {"meta", "events", "nodes", "node:n1"}, (
-            "keys that nobody needs are left"
-        )
+        lasting = {name for name in self.names() if self.do(self.store.link.call("PTTL", name)) < 0}
+        left = {name.removeprefix(self.store.keys.prefix) for name in lasting}
+        assert left <= {"meta", "events", "nodes", "node:n1"}, "keys that nobody needs are left"

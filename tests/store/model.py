@@ -41,6 +41,7 @@ class Worker:
     waits: str = ""
     parts: int = 0
     deaths: int = 0
+    spared: int = 0
     descendants: int = 0
     children: list[str] = field(default_factory=list)
     parked_by: str = ""
@@ -95,6 +96,7 @@ class Transitions:
         self.workers: dict[str, Worker] = {}
         self.batches: dict[str, Batch] = {}
         self.leases: dict[str, bool] = {}
+        self.counted: dict[str, dict[str, Worker]] = {}
         self.due: set[str] = set()
         self.joins: set[str] = set()
         self.outbox: set[str] = set()

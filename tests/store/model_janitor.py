@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tests.store.model import Batch, Transitions
 
+SPARED_MOST = 10
+
 
 class Model(Transitions):
     """The whole of it."""
@@ -17,6 +19,7 @@ class Model(Transitions):
         rings = []
         for worker_id in held[:cap]:
             worker = self.workers[worker_id]
+            self.counted.setdefault(node, {})[worker_id] = worker
             if self._give(worker, counted=True):
                 rings.append(worker_id)
             else:
@@ -24,6 +27,16 @@ class Model(Transitions):
         if len(held) <= cap:
             del self.leases[node]
         return min(cap, len(held)), rings
+
+    def exonerate(self, node: str) -> tuple[int, int]:
+        counted = self.counted.pop(node, {})
+        alive = [w for w in counted.values() if w.id in self.workers and not w.ended]
+        for worker in alive:
+            worker.spared += 1
+        spared = [w for w in alive if w.spared <= SPARED_MOST]
+        for worker in spared:
+            worker.deaths -= 1
+        return len(counted), len(spared)
 
     def wake(self, worker_id: str) -> bool:
         self.due.discard(f"wake:{worker_id}")

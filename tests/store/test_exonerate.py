@@ -12,7 +12,7 @@ from tests.store.kit import (
     die,
     dump,
     events_of,
-    join,
+    one,
     running,
     state,
     success,
@@ -42,21 +42,23 @@ async def test_what_was_counted_is_taken_back_and_told(store: Store, redis_url: 
     await claim(store, worker_id, node="n1", token="t1")
     await _rescued(store)
     await claim(store, worker_id, node="n2", token="t2")
-    assert await store.exonerate("n1", CUT_OFF, bounded=True)
+    assert await store.exonerate("n1", CUT_OFF) == (1, 1)
     assert await _deaths(store, worker_id) == (1, ["node n0 died", "node n1 was cut off", None])
     assert (await events_of(store)).count("node_exonerated") == 1
     before = state(redis_url, store)
-    assert not await store.exonerate("n1", CUT_OFF, bounded=True)
+    assert await store.exonerate("n1", CUT_OFF) == (0, 0)
     assert state(redis_url, store) == before
     await store.settle(worker_id, "t2", success())
     check_keys(redis_url, store)
 
 
 async def test_it_goes_in_portions(store: Store, redis_url: str) -> None:
-    """The cap bounds each step; all are reached."""
+    """The cap bounds each step, which tells what it did; all are reached."""
     ids = [await running(store, token=f"t{n}") for n in range(5)]
     await _rescued(store)
-    assert await store.exonerate("n1", CUT_OFF, bounded=True, cap=2)
+    assert await store.exonerate("n1", CUT_OFF, cap=2) == (5, 5)
+    exonerated = [e for e in await told(store) if e["type"] == "node_exonerated"]
+    assert [e["data"]["workers"] for e in exonerated] == [2, 2, 1]
     assert [await _deaths(store, w) for w in ids] == [(0, ["node n1 was cut off"])] * 5
     assert f"{store.keys('counted', 'n1')}" not in dump(redis_url, store)
 
@@ -66,7 +68,7 @@ async def test_the_reason_of_a_later_loss_names_only_who_died(open_colony: OpenC
     store = await open_colony(max_resurrections=1)
     worker_id = await running(store, node="host-1/a", token="t1")
     await _rescued(store, "host-1/a")
-    await store.exonerate("host-1/a", CUT_OFF, bounded=True)
+    await store.exonerate("host-1/a", CUT_OFF)
     for number in (2, 3):
         await claim(store, worker_id, node=f"host-{number}/a", token=f"t{number}")
         await _rescued(store, f"host-{number}/a")
@@ -85,7 +87,7 @@ async def test_who_was_given_up_stays_so(open_colony: OpenColony) -> None:
     worker_id = await running(store)
     await _rescued(store)
     before = await store.get(worker_id)
-    await store.exonerate("n1", CUT_OFF, bounded=True)
+    await store.exonerate("n1", CUT_OFF)
     after = await store.get(worker_id)
     assert (after, after is not None and after.state) == (before, WorkerState.FAILED)
     assert await store.is_quarantined(worker_id)
@@ -98,30 +100,33 @@ async def test_who_is_forgotten_is_in_nobodys_way(store: Store) -> None:
     await claim(store, gone, node="n2", token="t3")
     await store.settle(gone, "t3", success())
     assert await store.retain(most=0, ttl=None, cap=10) == 1
-    await store.exonerate("n1", CUT_OFF, bounded=True)
+    await store.exonerate("n1", CUT_OFF)
     assert await store.get(gone) is None
     assert (await _deaths(store, other))[0] == 0
 
 
 async def test_a_worker_that_cuts_its_nodes_off_is_spared_so_often(store: Store) -> None:
-    """Bounded, ten times, whatever it was spared for; a node that was told to end is never counted."""
+    """Ten times, whatever it was spared for."""
     worker_id = await running(store)
-    spared = store.keys("worker", worker_id), "spared"
-    await store.link.call("HSET", *spared, SPARED_MOST - 1)
-    for node, bounded, deaths in (("n1", True, 0), ("n2", True, 1), ("n3", False, 1)):
-        await _rescued(store, node)
-        await store.exonerate(node, CUT_OFF, bounded=bounded)
-        assert (await _deaths(store, worker_id))[0] == deaths
-        await claim(store, worker_id, node=f"n{int(node[1]) + 1}", token=f"t-{node}")
-
-
-async def test_who_comes_back_without_a_word_stands_by_it(store: Store) -> None:
-    """A node that joins again was counted rightly: a later exoneration is of what came later."""
-    worker_id = await running(store)
+    await store.link.call("HSET", store.keys("worker", worker_id), "spared", SPARED_MOST - 1)
     await _rescued(store)
-    await join(store)
-    assert not await store.exonerate("n1", CUT_OFF, bounded=True)
+    assert await store.exonerate("n1", CUT_OFF) == (1, 1)
+    await claim(store, worker_id, node="n2", token="t2")
+    await _rescued(store, "n2")
+    assert await store.exonerate("n2", CUT_OFF) == (1, 0)
     assert (await _deaths(store, worker_id))[0] == 1
+    assert (await events_of(store)).count("node_exonerated") == 1
+
+
+async def test_what_was_upheld_stands(store: Store) -> None:
+    """A later exoneration is of what came later."""
+    first, second = await running(store, token="t1"), await one(store)
+    await _rescued(store)
+    await store.uphold("n1")
+    await claim(store, second, token="t2")
+    await _rescued(store)
+    assert await store.exonerate("n1", CUT_OFF) == (1, 1)
+    assert [(await _deaths(store, w))[0] for w in (first, second)] == [1, 0]
 
 
 async def test_what_never_counted_cannot_be_taken_back(store: Store) -> None:
@@ -132,7 +137,7 @@ async def test_what_never_counted_cannot_be_taken_back(store: Store) -> None:
     await store.drain("n2")
     await _rescued(store, "n2")
     for node in ("n1", "n2", "n9"):
-        assert not await store.exonerate(node, CUT_OFF, bounded=False)
+        assert await store.exonerate(node, CUT_OFF) == (0, 0)
     await running(store, node="n3", token="t3")
     await _rescued(store, "n3")
     left = int(await store.link.call("PTTL", store.keys("counted", "n3")))
@@ -144,7 +149,7 @@ async def test_the_event_says_what_and_of_how_many(store: Store) -> None:
     for n in range(3):
         await running(store, token=f"t{n}")
     await _rescued(store)
-    await store.exonerate("n1", CUT_OFF, bounded=True)
+    await store.exonerate("n1", CUT_OFF)
     *_, event = await told(store)
     assert (event["type"], event["data"]) == (
         "node_exonerated",

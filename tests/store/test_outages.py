@@ -127,6 +127,25 @@ async def test_after_a_silence_it_is_asked_whether_redis_was_away(store: Store, 
     )
 
 
+@pytest.mark.parametrize("later", [True, False], ids=["of long ago", "of now"])
+async def test_a_silence_of_long_ago_excuses_nobody(store: Store, later: bool) -> None:
+    """Redis was away once. That much later nobody swept for a moment says nothing about that time."""
+
+    async def nobody_swept(leases: float) -> None:
+        swept = await now_ms(store) - int(leases * (LEASE / timedelta(milliseconds=1)))
+        await store.link.call("HSET", store.keys("meta"), "swept", swept, "hold_until", 0)
+        await _sweep(store, LEASE)
+
+    await _sweep(store, LEASE)
+    worker_id = await running(store)
+    await nobody_swept(1.5)
+    if later:
+        await nobody_swept(0.7)
+    await die(store, "n1")
+    await store.rescue("n1", cap=10, ring_again_after=SOON)
+    assert (await _deaths(store, worker_id))[0] == int(later)
+
+
 async def test_a_node_that_beat_after_the_silence_and_dies_is_counted(store: Store) -> None:
     """What was before is over with its first beat."""
     await join(store, "n2")

@@ -442,7 +442,7 @@ async def exonerate(store: Store) -> Request:
     await running(store)
     await die(store, "n1")
     await store.rescue("n1", cap=10, ring_again_after=SOON)
-    return lambda: store.exonerate("n1", "was cut off", bounded=True)
+    return lambda: store.exonerate("n1", "was cut off")
 
 
 @scene(HOUSEKEEPING)

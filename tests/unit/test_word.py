@@ -72,13 +72,49 @@ def test_that_it_lives_is_a_witness_until_it_is_told_to_end(tmp_path: Path) -> N
     assert not next_one.witnessed("host/n1")
 
 
+async def test_of_itself_a_node_tells_nothing(store: Store, tmp_path: Path) -> None:
+    """It knows more than its word: whether it stood still."""
+    worker_id = await running(store, node="host/n1")
+    word = of_node(tmp_path, store, "n1")
+    word.ends()
+    await die(store, "host/n1")
+    await store.rescue("host/n1", cap=10, ring_again_after=HOUR)
+    await word.tell_earlier(store)
+    record = await store.get(worker_id)
+    assert record is not None
+    assert record.resurrections == 1
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_who_lives_for_long_says_so_again(tmp_path: Path) -> None:
+    """What is old is removed, but not of a node that has its lease."""
+    settings = Settings(state_dir=tmp_path)
+    word, next_one = Word(settings, "c", "host/n1"), Word(settings, "c", "host/n2")
+    word.lives()
+    [file] = tmp_path.iterdir()
+    old = file.stat().st_mtime - KEPT_SECONDS - 60
+    os.utime(file, (old, old))
+    word.lives()
+    assert next_one.witnessed("host/n1")
+    os.utime(file, (old, old))
+    assert not next_one.witnessed("host/n1")
+
+
+def test_that_it_was_told_to_end_is_not_forgotten(tmp_path: Path) -> None:
+    """It may have been told so since it was taken for dead: somebody still has to say that."""
+    settings = Settings(state_dir=tmp_path)
+    Word(settings, "c", "host/n1").ends()
+    Word(settings, "c", "host/n2").forget("host/n1")
+    assert len([*tmp_path.iterdir()]) == 1
+
+
 def test_whoever_was_rescued_is_forgotten_alone(tmp_path: Path) -> None:
     """Its word, and no other's."""
     settings = Settings(state_dir=tmp_path)
     for node in ("host/n1", "host/n2"):
         Word(settings, "c", node).lives()
     Word(settings, "c", "host/n2").forget("host/n1")
-    assert [file.name for file in tmp_path.iterdir()] == ["node-n2.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["colony-node-n2.json"]
 
 
 async def test_what_is_none_of_its_business_stays(store: Store, tmp_path: Path) -> None:
@@ -87,9 +123,9 @@ async def test_what_is_none_of_its_business_stays(store: Store, tmp_path: Path) 
     await join(store, "n1", "n2")
     Word(Settings(state_dir=tmp_path), "another", "host/n1").ends()
     of_node(tmp_path, store, "unknown").ends()
-    (tmp_path / "node-half.json").write_text('{"colony": ')
-    (tmp_path / "node-bytes.json").write_bytes(b"\xff" * 100_000)
-    (tmp_path / "node-folder.json").mkdir()
+    (tmp_path / "colony-node-half.json").write_text('{"colony": ')
+    (tmp_path / "colony-node-bytes.json").write_bytes(b"\xff" * 100_000)
+    (tmp_path / "colony-node-folder.json").mkdir()
     of_node(tmp_path, store, "n2").ends()
     await of_node(tmp_path, store, "n3").tell_earlier(store)
     assert await drains(store, "n1", "n2") == [False, True]
@@ -102,13 +138,13 @@ async def test_old_ones_are_removed_and_the_latest_are_read(store: Store, tmp_pa
     ages = {"old": KEPT_SECONDS + 60, "crowded out": 600} | {f"x{n}": 300 for n in range(MOST_READ)}
     for node, age in ages.items():
         of_node(tmp_path, store, node).ends()
-        then = (tmp_path / f"node-{node}.json").stat().st_mtime - age
-        os.utime(tmp_path / f"node-{node}.json", (then, then))
+        then = (tmp_path / f"colony-node-{node}.json").stat().st_mtime - age
+        os.utime(tmp_path / f"colony-node-{node}.json", (then, then))
     of_node(tmp_path, store, "n1").ends()
     await of_node(tmp_path, store, "n2").tell_earlier(store)
     assert await drains(store, "old", "crowded out", "n1") == [False, False, True]
-    assert not (tmp_path / "node-old.json").exists()
-    assert (tmp_path / "node-crowded out.json").exists()
+    assert not (tmp_path / "colony-node-old.json").exists()
+    assert (tmp_path / "colony-node-crowded out.json").exists()
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o777], ids=["ours", "everybody's"])

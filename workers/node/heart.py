@@ -26,6 +26,8 @@ from workers.running import RUNNING
 log = logging.getLogger("colony.heart")
 
 LAG_WARNING_SECONDS = 1.0
+SAY_AGAIN_SECONDS = 3600.0
+"""How often word is left anew that this node lives: what is old on a disk is removed."""
 STOOD_STILL, TICK = 0.5, 0.1
 """Parts of a lease: a node that stood still for so long may have lost it by that; how often it looks."""
 
@@ -57,7 +59,7 @@ class Heart(Role):
         self._asked_at: float | None = None
         self._last_lag = 0.0
         self._answered_at = time.monotonic()
-        self._stood_still_at = self._renewed_at = -math.inf
+        self._stood_still_at = self._renewed_at = self._said_at = -math.inf
         self._ticking: asyncio.Task[None] | None = None
         self._bell = Bell(context.doorbells())
         self._ringing: asyncio.Task[None] | None = None
@@ -86,7 +88,6 @@ class Heart(Role):
 
     async def begin(self, store: Store) -> None:
         """Make the colony known and take the lease: before the first claim, and before anybody rescues."""
-        self.context.word.lives()
         await self.context.word.tell_earlier(store)
         await self._register(store)
         asked_at = lease_clock()
@@ -97,16 +98,16 @@ class Heart(Role):
     async def round(self, store: Store) -> None:
         """Renew the lease; compare held with running."""
         self._watch_agent_loop()
-        asked_at, was_over = lease_clock(), not self.context.lease.good
+        asked_at = lease_clock()
         held = await self._beat(store)
-        if held is None or was_over:
-            await self._exonerate(store)
+        if held is None or not self.context.lease.good:
+            await self._judge(store)
         if held is None:
             log.error(
                 "the lease of node %s was lost: its workers were rescued; starting anew",
                 self.context.node,
             )
-            self.context.word.lives()
+            self._said_at = -math.inf
             await self.context.word.tell_earlier(store)
             await self._register_again(store)
             asked_at = lease_clock()
@@ -141,8 +142,17 @@ class Heart(Role):
     async def end(self, store: Store) -> None:
         """Leave: what is still held is handed over at once, and counts as no death."""
         self.context.word.ends()  # also where no drain has begun
-        await self._exonerate(store)
-        await hand_over(store, self.context)
+        await self.hand_over(store)
+
+    async def hand_over(self, store: Store) -> None:
+        """Give up the lease and whatever is held, and ring for it. Counts as no death. From any loop."""
+        node, after = self.context.node, self.context.settings.ring_again_after
+        taken = 1
+        while taken:
+            taken, rings = await store.rescue(node, cap=200, ring_again_after=after, died=False)
+            await Bell(self.context.doorbells()).ring(rings)
+        await self._judge(store)
+        self.context.word.take_back()
 
     async def _beat(self, store: Store, *, join: bool = False) -> dict[str, str] | None:
         state = {"lag_ms": int(1000 * self.lag), "silent_ms": int(1000 * self._silent_for())}
@@ -158,6 +168,9 @@ class Heart(Role):
     def _renewed(self, asked_at: float) -> None:
         self._renewed_at = asked_at
         self.context.lease.renewed(asked_at, self.context.settings.lease)
+        if asked_at > self._said_at + SAY_AGAIN_SECONDS:
+            self._said_at = asked_at
+            self.context.word.lives()
 
     async def _tick(self) -> None:
         """Notice when this process stands still: frozen, or kept by a tool that lets no thread run."""
@@ -168,14 +181,19 @@ class Heart(Role):
             if lease_clock() - asked_at > STOOD_STILL * lease:
                 self._stood_still_at = lease_clock()
 
-    async def _exonerate(self, store: Store) -> None:
-        """Take back what this node was counted for as dead while it was cut off. Not where it has stood
-        still since its lease was last renewed: what stops one node after another may not go on for ever."""
+    async def _judge(self, store: Store) -> None:
+        """What this node was counted for as dead is taken back, if it was cut off. It stands, if the node has
+        stood still since its lease was last renewed: what stops node after node may not go on for ever."""
+        node = self.context.node
         if self._stood_still_at > self._renewed_at:
+            await store.uphold(node)
             return
-        if await store.exonerate(self.context.node, "was cut off", bounded=True):
+        counted, taken_back = await store.exonerate(node, "was cut off")
+        if counted:
             log.warning(
-                "what this node held was rescued while it was cut off: it counts as no death"
+                "%d workers of this node were rescued while it was cut off; of %d that is no death",
+                counted,
+                taken_back,
             )
 
     def _drop_rescued(self, held: dict[str, str]) -> None:
@@ -225,16 +243,6 @@ class Heart(Role):
         asked_at, self._asked_at = self._asked_at, None
         if asked_at is not None:
             self._last_lag = time.monotonic() - asked_at
-
-
-async def hand_over(store: Store, context: NodeContext) -> None:
-    """Give up the lease and whatever this node holds, and ring for it. Counts as no death."""
-    after = context.settings.ring_again_after
-    taken = 1
-    while taken:
-        taken, rings = await store.rescue(context.node, cap=200, ring_again_after=after, died=False)
-        await Bell(context.doorbells()).ring(rings)
-    context.word.take_back()
 
 
 def _running_here() -> set[str]:

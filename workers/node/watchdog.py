@@ -33,7 +33,6 @@ from colony.errors import ColonyError
 from colony.store import Link, Store
 from workers.node.context import NodeContext
 from workers.node.drain import EXIT_DRAINED
-from workers.node.heart import hand_over
 from workers.node.role import Role
 from workers.pool import AsyncioPool
 from workers.transport import Heard, Room
@@ -176,7 +175,7 @@ class Watchdog(Role):
             "the main thread does not end this node: ended at once, its workers handed over"
         )
         try:
-            await asyncio.wait_for(hand_over(store, self.context), STUCK_SECONDS)
+            await asyncio.wait_for(self._worker.colony_heart.hand_over(store), STUCK_SECONDS)
         except (ColonyError, TimeoutError) as error:
             log.critical("the hand-over failed, its lease will run out: %s", error)
         logging.shutdown()

@@ -31,7 +31,7 @@ from colony.store import Store
 
 log = logging.getLogger("colony.word")
 
-PREFIX, SUFFIX = "node-", ".json"
+PREFIX, SUFFIX = "colony-node-", ".json"
 KEPT_SECONDS = 7 * 24 * 3600
 """How long one is kept that Redis knows nothing of: it may be another Redis', or away for long."""
 MOST_READ = 100
@@ -56,7 +56,7 @@ class Word:
         self._file = self._folder / f"{PREFIX}{node.rpartition('/')[2]}{SUFFIX}"
 
     def lives(self) -> None:
-        """This node begins, or begins anew. Nothing, where it has been told to end."""
+        """This node has a lease. Again: it still has one. Nothing, where it has been told to end."""
         self._say(self._write_new, told_to_end=False)
 
     def ends(self) -> None:
@@ -68,9 +68,11 @@ class Word:
         _remove(self._file)
 
     async def tell_earlier(self, store: Store) -> None:
-        """Tell Redis which nodes of this colony were told to end when they could not say so themselves."""
+        """Tell Redis which other nodes of this colony were told to end when they could not say so."""
         for file, said in self._earlier():
-            if said.told_to_end and await _tell(store, said.node):
+            if said.node == self._node or not said.told_to_end:
+                continue
+            if await _tell(store, said.node):
                 log.warning("node %s was told to end: it is handed over, not dead", said.node)
                 _remove(file)
 
@@ -79,9 +81,9 @@ class Word:
         return any(said.node == node and not said.told_to_end for _, said in self._earlier())
 
     def forget(self, node: str) -> None:
-        """A dead node was rescued: nobody will ask again how it ended."""
+        """A node is gone: nobody will ask again whether it lived. That it was told to end is kept."""
         for file, said in self._earlier():
-            if said.node == node:
+            if said.node == node and not said.told_to_end:
                 _remove(file)
 
     def _say(self, write: Callable[[str], None], *, told_to_end: bool) -> None:
@@ -97,8 +99,11 @@ class Word:
             )
 
     def _write_new(self, text: str) -> None:
-        with suppress(FileExistsError), self._file.open("x") as file:
-            file.write(text)
+        try:
+            with self._file.open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            os.utime(self._file)
 
     def _write_over(self, text: str) -> None:
         half = self._file.with_suffix(".half")
@@ -133,7 +138,8 @@ class Word:
 async def _tell(store: Store, node: str) -> bool:
     """Whether Redis knew it. It may have been rescued already, or a part of what it held."""
     drained = await store.drain(node)
-    return await store.exonerate(node, "ended in its drain", bounded=False) or drained
+    counted, _ = await store.exonerate(node, "ended in its drain")
+    return drained or counted > 0
 
 
 def _age(file: Path) -> float:

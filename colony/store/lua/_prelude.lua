@@ -177,6 +177,7 @@ local function close_attempt(wid, rec, outcome)
   local line = '{"epoch":' .. rec.epoch .. ',"ended_at":' .. int(now) .. ',"outcome":' .. quote(outcome) .. '}\n'
   note_attempt(wid, rec, line)
   redis.call('HDEL', K.worker(wid), 'token', 'node')
+  rec.token = false
 end
 
 -- What the ringer must know of a doorbell: whom for, the label, and its place in a batch's chord.
@@ -394,11 +395,11 @@ local function is_spared(wid) return redis.call('HINCRBY', K.worker(wid), 'spare
 
 -- Take a RUNNING worker from its owner. counted: as a death of its node. Returns true when it is to be rung.
 local function release(wid, rec, outcome, counted, ring_again_ms)
-  close_attempt(wid, rec, outcome)
   if rec.stop_status then
     finish(wid, rec, rec.stop_status, rec.stop_reason or 'Worker was stopped.', '{}', rec.stop_status)
     return false
   end
+  close_attempt(wid, rec, outcome)
   if counted then
     local deaths = redis.call('HINCRBY', K.worker(wid), 'resurrections', 1)
     local where = note_death(wid, rec.epoch, deaths, outcome)

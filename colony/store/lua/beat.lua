@@ -6,7 +6,6 @@ local node, lease = ARGV[1], redis.call('ZSCORE', K.nodes, ARGV[1])
 if ARGV[3] ~= '1' and not (lease and redis.call('HEXISTS', K.meta, 'id') == 1) then return {'lost'} end
 if not lease then
   redis.call('HSET', K.node(node), 'started_at', int(now))
-  redis.call('DEL', K.counted(node))   -- what it was counted for by now stands
   local drained = redis.call('GET', K.drained(node))   -- told so before it lost its lease
   if drained then redis.call('HSET', K.node(node), 'draining', drained) end
   emit('node_joined', nil, '{"node":' .. quote(node) .. '}')

@@ -39,9 +39,13 @@ if meta[2] and meta[2] ~= run_id then
   hold = now + lease
   redis.call('HSET', K.meta, 'restarted', int(hold))   -- leases from before it are shorter (see rescue.lua)
 elseif went_back or swept > 0 and now - swept > lease / 2 then
-  hold = now + lease
   -- For a whole lease, or Redis was away for no longer than a node that ends tries to reach it (see rescue.lua).
-  if went_back or now - swept > lease then redis.call('HSET', K.meta, 'quiet_from', int(swept)) end
+  if went_back or now - swept > lease then
+    redis.call('HSET', K.meta, 'quiet_from', int(swept))
+  elseif hold <= now then
+    redis.call('HDEL', K.meta, 'quiet_from')   -- that was another time
+  end
+  hold = now + lease
 end
 if went_back then bring_forward(swept, lease) end
 redis.call('HSET', K.meta, 'hold_until', int(hold))
