@@ -1,8 +1,8 @@
 """The word of a node, on its disk: that it lives, and then that it was told to end.
 
-    begin ─▶ lives ─▶ told to end ─▶ ends ─▶ drain, hand over ─▶ take_back        nothing remains
-               │                      └─ Redis is away ─▶ the next node there: tell_earlier ─▶ no death
-               └─ killed ─▶ the next node there, where Redis cannot tell: witnessed ─▶ a death
+    joins ─▶ lives ─▶ told to end ─▶ ends ─▶ drain, hand over ─▶ take_back         nothing remains
+               │                       └─ Redis is away ─▶ another node there: tell_earlier ─▶ no death
+               └─ killed ─▶ another node there, where Redis cannot tell: witnessed ─▶ a death
 
 A node that drains while Redis is cut off, or refuses to write, hands nothing over, and its lease runs out:
 in Redis that looks like kill -9. With its word told it counts as no death: before it is rescued it is
