@@ -19,9 +19,6 @@ from colony.testing_model import Call, Item, ScriptedModel, ScriptItem, report
 CALLS = os.environ.get("TEST_CALLS")
 """A file to which every model call appends a line, so that tests count them across processes."""
 
-SNAIL_SECONDS = 60.0
-"""For an answer: longer than any test."""
-
 if os.environ.get("TEST_REPLAY"):
     importlib.import_module("tests.replay").install()
 
@@ -119,10 +116,7 @@ def make(name: str, latency: float = 0.0) -> Colony:
         name,
         goal="Be tested.",
         agent=AgentSpec(model=model(latency), instructions="Follow the script."),
-        agents=[
-            AgentSpec(name="bare", model=model(latency), tools=[]),
-            AgentSpec(name="snail", model=model(SNAIL_SECONDS)),
-        ],
+        agents=[AgentSpec(name="bare", model=model(latency), tools=[])],
     )
     colony.tool(read_only=True)(echo)
     colony.tool(timeout=timedelta(seconds=120))(sleep)
@@ -193,3 +187,4 @@ async def who_am_i(ctx: ToolContext) -> dict[str, JsonValue]:
 
 basic = make("basic")
 slow = make("slow", latency=1.0)
+snail = make("snail", latency=60.0)

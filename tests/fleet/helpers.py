@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -19,6 +22,8 @@ LEAKS = (
 """Keys that live only while something is under way (what was staged and refused expires)."""
 
 NO_EXPIRY = -1
+COMMAND_SECONDS = 2.0
+"""What the start of a command may take on a machine that has nothing else to do."""
 
 
 async def reports_told(runtime: ColonyRuntime) -> Counter[str]:
@@ -92,6 +97,14 @@ async def records(runtime: ColonyRuntime, ids: Iterable[str]) -> list[WorkerReco
     found = [await runtime.get_worker(worker_id) for worker_id in ids]
     assert None not in found
     return [record for record in found if record is not None]
+
+
+def slowness() -> float:
+    """How many times slower than it should be a command is here and now that does nothing (1: not slower)."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "colony.cli", "--help"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return max(1.0, (time.monotonic() - began) / COMMAND_SECONDS)
 
 
 def statuses(reports: Iterable[Report]) -> Counter[ReportStatus]:

@@ -19,6 +19,7 @@ from colony.client import ColonyClient
 from colony.errors import UnknownColony
 from colony.models import NodeInfo
 from colony.testing import Node, redis_for_tests
+from tests.fleet.helpers import slowness
 
 pytestmark = pytest.mark.fleet
 
@@ -63,7 +64,7 @@ def run(command: list[str], env: Mapping[str, str]) -> subprocess.CompletedProce
         capture_output=True,
         check=False,
         text=True,
-        timeout=20,
+        timeout=60,
     )
 
 
@@ -120,7 +121,8 @@ def test_a_bad_start_says_in_one_line_what_to_do(
     url = NOWHERE if name == "unreachable Redis" else redis_url
     began = time.monotonic()
     ended = run([*command, definition], environment(url))
-    assert time.monotonic() - began < 10
+    took = time.monotonic() - began
+    assert took < 10 or took < 10 * slowness()
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     lines = ended.stderr.strip().splitlines()

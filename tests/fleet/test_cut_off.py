@@ -24,7 +24,7 @@ WORKERS = 8
 def fleet_of_two() -> Fleet:
     """For one node on either side of a proxy."""
     return Fleet(
-        "tests.definitions:basic", nodes=0, lease="2", beat_interval="0.4", drain_grace="0.5"
+        "tests.definitions:snail", nodes=0, lease="2", beat_interval="0.4", drain_grace="0.5"
     )
 
 
@@ -45,7 +45,7 @@ async def wait_for_deaths(runtime: ColonyRuntime, ids: list[str], count: int) ->
 async def two_sides(fleet: Fleet, proxy: Proxy, disk: Path) -> tuple[Node, str, list[str]]:
     """A node that reaches Redis through the proxy, its name, its workers; another one shares the work."""
     [node] = await fleet.add_nodes(redis_url=proxy.url, state_dir=str(disk))
-    ids = await fleet.runtime.spawn("fetch", count=WORKERS, agent="snail")
+    ids = await fleet.runtime.spawn("fetch", count=WORKERS)
     await wait_for_state(fleet.runtime, WorkerState.RUNNING, WORKERS)
     await fleet.add_nodes()
     name = await node_name(fleet.runtime, node)

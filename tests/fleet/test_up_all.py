@@ -24,6 +24,7 @@ from redis import Redis
 
 from colony.testing import wait_until
 from tests.fleet.flower_kit import free_port
+from tests.fleet.helpers import slowness
 
 pytestmark = pytest.mark.fleet
 
@@ -204,8 +205,9 @@ async def test_one_that_dies_ends_the_rest(tmp_path: Path, colony_redis: str) ->
 
 @needs_proc
 async def test_it_is_up_soon(tmp_path: Path) -> None:
-    """From the command to the addresses, when everything answers."""
+    """From the command to the addresses, when everything answers; on a machine as fast as it should be."""
     if not TOOK or min(TOOK) > MAY_TAKE_SECONDS:
         with up(tmp_path):
             pass
-    assert min(TOOK) <= MAY_TAKE_SECONDS, TOOK
+    soonest = min(TOOK)
+    assert soonest <= MAY_TAKE_SECONDS or soonest <= MAY_TAKE_SECONDS * slowness(), TOOK

@@ -218,11 +218,13 @@ class Heart(Role):
 
     async def _give_back(self, store: Store, worker_id: str, token: str) -> Ring | None:
         log.warning("worker %s was claimed by this node but is not run here: given back", worker_id)
+        draining = self.context.drain.begun
+        why = f"its slice on {self.context.node} was lost" + (" in its drain" if draining else "")
         return await store.give_back(
             worker_id,
             token,
-            f"its slice on {self.context.node} was lost",
-            counted=not self.context.drain.begun,
+            why,
+            counted=not draining,
             ring_again_after=self.context.settings.ring_again_after,
         )
 
