@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from subprocess import DEVNULL
 
 from redis import Redis
 
@@ -99,12 +102,20 @@ async def records(runtime: ColonyRuntime, ids: Iterable[str]) -> list[WorkerReco
     return [record for record in found if record is not None]
 
 
-def slowness() -> float:
-    """How many times slower than it should be a command is here and now that does nothing (1: not slower)."""
-    began = time.monotonic()
-    command = [sys.executable, "-m", "colony.cli", "--help"]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return max(1.0, (time.monotonic() - began) / COMMAND_SECONDS)
+def beside_a_command(work: Callable[[], object]) -> tuple[float, float]:
+    """How many seconds the work took, and how many times slower than it should be the start of a command was
+    that did nothing, in the same moments (1: not slower)."""
+
+    def timed(what: Callable[[], object]) -> float:
+        began = time.monotonic()
+        what()
+        return time.monotonic() - began
+
+    idle = [sys.executable, "-m", "colony.cli", "--help"]
+    with ThreadPoolExecutor() as threads:
+        command = threads.submit(timed, partial(subprocess.run, idle, check=True, stdout=DEVNULL))
+        took = timed(work)
+        return took, max(1.0, command.result(60) / COMMAND_SECONDS)
 
 
 def statuses(reports: Iterable[Report]) -> Counter[ReportStatus]:

@@ -19,7 +19,7 @@ from colony.client import ColonyClient
 from colony.errors import UnknownColony
 from colony.models import NodeInfo
 from colony.testing import Node, redis_for_tests
-from tests.fleet.helpers import slowness
+from tests.fleet.helpers import beside_a_command
 
 pytestmark = pytest.mark.fleet
 
@@ -101,6 +101,7 @@ def end(node: Node) -> None:
         node.kill()
 
 
+MAY_TAKE_SECONDS = 10.0
 NODE, CLI, BEAT = ["workers"], ["colony.cli", "worker"], ["colony.cli", "beat"]
 BY_CLI = ("unknown attribute", "missing key", "unreachable Redis")
 
@@ -121,8 +122,9 @@ def test_a_bad_start_says_in_one_line_what_to_do(
     url = NOWHERE if name == "unreachable Redis" else redis_url
     began = time.monotonic()
     ended = run([*command, definition], environment(url))
-    took = time.monotonic() - began
-    assert took < 10 or took < 10 * slowness()
+    if time.monotonic() - began > MAY_TAKE_SECONDS:  # are the cores taken?
+        took, slower = beside_a_command(lambda: run([*command, definition], environment(url)))
+        assert took < MAY_TAKE_SECONDS * slower
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     lines = ended.stderr.strip().splitlines()

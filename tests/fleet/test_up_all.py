@@ -24,7 +24,7 @@ from redis import Redis
 
 from colony.testing import wait_until
 from tests.fleet.flower_kit import free_port
-from tests.fleet.helpers import slowness
+from tests.fleet.helpers import beside_a_command
 
 pytestmark = pytest.mark.fleet
 
@@ -207,7 +207,12 @@ async def test_one_that_dies_ends_the_rest(tmp_path: Path, colony_redis: str) ->
 async def test_it_is_up_soon(tmp_path: Path) -> None:
     """From the command to the addresses, when everything answers; on a machine as fast as it should be."""
     if not TOOK or min(TOOK) > MAY_TAKE_SECONDS:
-        with up(tmp_path):
-            pass
-    soonest = min(TOOK)
-    assert soonest <= MAY_TAKE_SECONDS or soonest <= MAY_TAKE_SECONDS * slowness(), TOOK
+        _up_and_down(tmp_path)
+    if min(TOOK) > MAY_TAKE_SECONDS:  # are the cores taken?
+        _, slower = beside_a_command(lambda: _up_and_down(tmp_path))
+        assert TOOK[-1] <= MAY_TAKE_SECONDS * slower, TOOK
+
+
+def _up_and_down(folder: Path) -> None:
+    with up(folder):
+        pass
