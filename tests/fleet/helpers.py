@@ -25,7 +25,7 @@ LEAKS = (
 """Keys that live only while something is under way (what was staged and refused expires)."""
 
 NO_EXPIRY = -1
-COMMAND_SECONDS = 2.0
+COMMAND_SECONDS = 1.0
 """What the start of a command may take on a machine that has nothing else to do."""
 
 
