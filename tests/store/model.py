@@ -309,7 +309,7 @@ class Transitions:
         if counted:
             worker.deaths += 1
             if worker.deaths > MAX_RESURRECTIONS:
-                self.totals["lost"] += 1
+                self.totals["lost"] += not worker.filed
                 self._finish(worker, "failed")
                 return False
             self.totals["rescued"] += 1

@@ -115,6 +115,7 @@ async def test_one_that_had_filed_its_report_is_not_lost(open_colony: OpenColony
     assert record is not None
     assert record.state is WorkerState.COMPLETED
     assert await store.quarantined(10) == []
+    assert await store.link.call("HGET", store.keys("meta"), "total:lost") is None
 
 
 async def test_a_draining_node_is_refused_claims(store: Store, redis_url: str) -> None:

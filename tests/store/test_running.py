@@ -124,6 +124,20 @@ async def test_one_that_was_rung_at_a_node_of_another_version_is_rung_again_soon
     assert f"ring:{worker_id}" not in await due(store)
 
 
+async def test_a_ring_at_the_wrong_door_that_is_lost_is_made_up_for_soon(store: Store) -> None:
+    """However often it was rung in vain before: the next node to look rings within two seconds."""
+    worker_id, doorbells = await one(store), store.keys("doorbells")
+    await join(store)
+    await store.beat("n2", lease=NODE_LEASE, about={"version": VERSION}, join=True)
+    for _ in range(8):
+        await store.link.call("ZADD", doorbells, 1, worker_id)
+        await store.ring_again(after=NODE_LEASE, cap=10)
+    await store.claim(worker_id, node="n1", token="t", version="2")
+    assert (
+        float(await store.link.call("ZSCORE", doorbells, worker_id)) <= await now_ms(store) + 2000
+    )
+
+
 async def due(store: Store) -> dict[str, int]:
     """What is due when (ms)."""
     flat = await store.link.call("ZRANGE", store.keys("due"), 0, -1, "WITHSCORES")

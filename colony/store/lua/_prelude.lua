@@ -405,10 +405,12 @@ local function release(wid, rec, outcome, counted, ring_again_ms)
     local where = note_death(wid, rec.epoch, deaths, outcome)
     local most = redis.call('HGET', K.worker(wid), 'max_resurrections') or redis.call('HGET', K.meta, 'max_resurrections')
     if deaths > tonumber(most or '3') then
-      count('lost')
       finish(wid, rec, 'failed', 'Worker was lost: its node died under it ' .. int(deaths) .. ' times: ' .. where
         .. (deaths > DEATHS_TOLD and ', …, the last attempt ' .. rec.epoch .. ': ' .. outcome or '') .. '.', '{}', 'lost')
-      if not rec.filed_status then quarantine(wid) end
+      if not rec.filed_status then
+        count('lost')
+        quarantine(wid)
+      end
       return false
     end
     count('rescued')

@@ -14,10 +14,13 @@ if not owns(rec, token) then
   if wanted ~= ARGV[4] then
     redis.call('HSET', K.worker(wid), 'waits_for', 'version ' .. wanted)
     -- Not unanswered, but at the wrong door. While a node of its version lives it is rung again soon, also when the
-    -- queue is never empty; the more there are that wait, the later, so that this stays a trickle.
+    -- queue is never empty; the more there are that wait, the later, so that this stays a trickle. Should that ring
+    -- be lost, it is one that went unanswered for the first time.
     for _, other in ipairs(redis.call('ZRANGEBYSCORE', K.nodes, int(now), '+inf')) do
       if redis.call('HGET', K.node(other), 'version') == wanted then
         redis.call('ZADD', K.due, 'NX', now + 500 + 2 * redis.call('ZCARD', K.state('PENDING')), 'ring:' .. wid)
+        redis.call('HSET', K.worker(wid), 'rings', 0)
+        redis.call('ZADD', K.doorbells, now + RING_AGAIN_MS, wid)
         break
       end
     end
