@@ -137,9 +137,9 @@ class Settings(BaseSettings):
     )
     state_dir: Path | None = Field(
         None,
-        description="A directory on disk that outlives a node: there it leaves word that it lives, and when "
-        "it is told to end, for the next one to pass on should Redis be away (workers/node/word.py). "
-        "Default: colony-<user id> in the system's directory of temporary files.",
+        description="A directory on a local disk that outlives a node: there it leaves word that it lives, "
+        "and when it is told to end, for the next one to pass on should Redis be away "
+        "(workers/node/word.py). Default: colony-<user id> in the system's directory of temporary files.",
     )
     deaf_after: Duration = Field(
         timedelta(seconds=30),

@@ -60,10 +60,11 @@ class FleetKeeping(StoreBase):
         reply = await self.run("beat", node, millis(lease), int(join), *flat)
         return pairs(reply[1]) if reply[0] == "ok" else None
 
-    async def drain(self, node: str) -> bool:
+    async def drain(self, node: str, *, by_word: bool = False) -> bool:
         """Have a node refused every claim, hand over what it runs, and end; False: there is none. For an
-        hour also after it has lost its lease."""
-        return bool(await self.run("drain", node) == "ok")
+        hour also after it has lost its lease. `by_word`: it was told so, and another one says it; then each
+        worker is spared only so often."""
+        return bool(await self.run("drain", node, int(by_word)) == "ok")
 
     async def is_draining(self, node: str) -> bool:
         """Whether a node is to drain: the durable flag behind the hint."""

@@ -11,10 +11,11 @@ import pytest
 
 from colony.settings import Settings
 from colony.store import Store
-from tests.store.kit import die, running
+from tests.store.kit import claim, die, running
 from workers.node.word import KEPT_SECONDS, MOST_READ, Word
 
 HOUR = timedelta(hours=1)
+SPARED_MOST = 10
 
 
 def of_node(folder: Path | None, store: Store, node: str) -> Word:
@@ -100,21 +101,33 @@ def test_who_lives_for_long_says_so_again(tmp_path: Path) -> None:
     assert not next_one.witnessed("host/n1")
 
 
-def test_that_it_was_told_to_end_is_not_forgotten(tmp_path: Path) -> None:
-    """It may have been told so since it was taken for dead: somebody still has to say that."""
-    settings = Settings(state_dir=tmp_path)
-    Word(settings, "c", "host/n1").ends()
-    Word(settings, "c", "host/n2").forget("host/n1")
-    assert len([*tmp_path.iterdir()]) == 1
+async def test_who_was_rescued_needs_no_witness_any_more(store: Store, tmp_path: Path) -> None:
+    """That a node lived is forgotten when its lease is gone; not before, nor of another colony's."""
+    await join(store, "n1", "n2")
+    for node in ("n1", "n2"):
+        of_node(tmp_path, store, node).lives()
+    Word(Settings(state_dir=tmp_path), "another", "host/n3").lives()
+    await die(store, "host/n1")
+    await of_node(tmp_path, store, "n4").tell_earlier(store)
+    assert of_node(tmp_path, store, "n4").witnessed("host/n1")
+    await store.rescue("host/n1", cap=10, ring_again_after=HOUR)
+    await of_node(tmp_path, store, "n4").tell_earlier(store)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"colony-node-n2.json", "colony-node-n3.json"}
 
 
-def test_whoever_was_rescued_is_forgotten_alone(tmp_path: Path) -> None:
-    """Its word, and no other's."""
-    settings = Settings(state_dir=tmp_path)
-    for node in ("host/n1", "host/n2"):
-        Word(settings, "c", node).lives()
-    Word(settings, "c", "host/n2").forget("host/n1")
-    assert [file.name for file in tmp_path.iterdir()] == ["colony-node-n2.json"]
+async def test_a_word_spares_a_worker_ten_times(store: Store, tmp_path: Path) -> None:
+    """Whoever is told to end and killed at once may have been so for what its worker does."""
+    worker_id = await running(store, node="host/n0")
+    for number in range(SPARED_MOST + 1):
+        of_node(tmp_path, store, f"n{number}").ends()
+        await die(store, f"host/n{number}")
+        await of_node(tmp_path, store, "next").tell_earlier(store)
+        await store.rescue(f"host/n{number}", cap=10, ring_again_after=HOUR)
+        record = await store.get(worker_id)
+        assert record is not None
+        assert record.resurrections == (number == SPARED_MOST)
+        await claim(store, worker_id, node=f"host/n{number + 1}", token=f"t{number}")
 
 
 async def test_what_is_none_of_its_business_stays(store: Store, tmp_path: Path) -> None:

@@ -173,12 +173,13 @@ class Heart(Role):
             self.context.word.lives()
 
     async def _tick(self) -> None:
-        """Notice when this process stands still: frozen, or kept by a tool that lets no thread run."""
+        """Notice when this process stands still with its lease: frozen, or a tool lets no thread run."""
         lease = self.context.settings.lease.total_seconds()
         while True:
             asked_at = lease_clock()
             await asyncio.sleep(TICK * lease)
-            if lease_clock() - asked_at > STOOD_STILL * lease:
+            had_lease = asked_at < self._renewed_at + lease
+            if had_lease and lease_clock() - asked_at > STOOD_STILL * lease:
                 self._stood_still_at = lease_clock()
 
     async def _judge(self, store: Store) -> None:

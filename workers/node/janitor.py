@@ -109,8 +109,6 @@ class Janitor(Role):
                 )
                 WORKERS_RESCUED.add(by=taken)
                 await self._bell.ring(rings)
-            if not await store.has_lease(node):
-                word.forget(node)
 
     async def _do_items(self, store: Store, due: Due) -> None:
         """Deadlines, wakes, stops; also what the doing of them makes due (a tree, level by level)."""

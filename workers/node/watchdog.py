@@ -176,7 +176,7 @@ class Watchdog(Role):
         )
         try:
             await asyncio.wait_for(self._worker.colony_heart.hand_over(store), STUCK_SECONDS)
-        except (ColonyError, TimeoutError) as error:
-            log.critical("the hand-over failed, its lease will run out: %s", error)
+        except Exception as error:  # noqa: BLE001 (whatever it is, this process ends now)
+            log.critical("the hand-over failed, its lease will run out: %r", error)
         logging.shutdown()
         os._exit(code)

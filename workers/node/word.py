@@ -68,23 +68,23 @@ class Word:
         _remove(self._file)
 
     async def tell_earlier(self, store: Store) -> None:
-        """Tell Redis which other nodes of this colony were told to end when they could not say so."""
+        """Tell Redis which other nodes of this colony were told to end when they could not say so. That one
+        lived is of no use any more when it was rescued."""
         for file, said in self._earlier():
-            if said.node == self._node or not said.told_to_end:
+            if said.node == self._node:
                 continue
-            if await _tell(store, said.node):
-                log.warning("node %s was told to end: it is handed over, not dead", said.node)
+            if said.told_to_end:
+                is_done = await _tell(store, said.node)
+                if is_done:
+                    log.warning("node %s was told to end: it is handed over, not dead", said.node)
+            else:
+                is_done = not await store.has_lease(said.node)
+            if is_done:
                 _remove(file)
 
     def witnessed(self, node: str) -> bool:
         """Whether it is known here that nobody had told a node to end."""
         return any(said.node == node and not said.told_to_end for _, said in self._earlier())
-
-    def forget(self, node: str) -> None:
-        """A node is gone: nobody will ask again whether it lived. That it was told to end is kept."""
-        for file, said in self._earlier():
-            if said.node == node and not said.told_to_end:
-                _remove(file)
 
     def _say(self, write: Callable[[str], None], *, told_to_end: bool) -> None:
         said = Said(colony=self._colony_id, node=self._node, told_to_end=told_to_end)
@@ -137,7 +137,7 @@ class Word:
 
 async def _tell(store: Store, node: str) -> bool:
     """Whether Redis knew it. It may have been rescued already, or a part of what it held."""
-    drained = await store.drain(node)
+    drained = await store.drain(node, by_word=True)
     counted, _ = await store.exonerate(node, "ended in its drain")
     return drained or counted > 0
 

@@ -25,11 +25,11 @@ local function ended_unseen()
   end
   return ARGV[5] ~= '1'
 end
-local draining = redis.call('HGET', K.node(node), 'draining')
+local draining, by_word = unpack(redis.call('HMGET', K.node(node), 'draining', 'by_word'))
 local unseen = died and not draining and ended_unseen()
 local function outcome_of(wid)   -- and whether it counts
   if not died then return 'node ' .. node .. ' handed it over', false end
-  if draining then return 'node ' .. node .. ' ended in its drain', false end
+  if draining and (not by_word or is_spared(wid)) then return 'node ' .. node .. ' ended in its drain', false end
   if unseen and is_spared(wid) then return 'node ' .. node .. ' was gone after Redis had been away', false end
   return 'node ' .. node .. ' died', true
 end

@@ -38,6 +38,7 @@ if meta[2] and meta[2] ~= run_id then
   redis.call('HSET', K.meta, 'since:' .. int(generation), meta[4] or '0')
   hold = now + lease
   redis.call('HSET', K.meta, 'restarted', int(hold))   -- leases from before it are shorter (see rescue.lua)
+  redis.call('HDEL', K.meta, 'quiet_from')
 elseif went_back or swept > 0 and now - swept > lease / 2 then
   -- For a whole lease, or Redis was away for no longer than a node that ends tries to reach it (see rescue.lua).
   if went_back or now - swept > lease then
