@@ -36,7 +36,7 @@ async def produce(tasks: list[str]) -> None:
                 "statuses": [report.status for report in reports],
                 "joined": result is not None and len(result.members) == len(batch),
                 "told": [told.count(f"{worker} subagent_report") for worker in ids],
-                "rescued": sum(record.resurrections for record in records if record),
+                "rescued": sum(record.epoch > 1 for record in records if record),
                 "nodes": sorted({a.node for record in records if record for a in record.attempts}),
                 "seconds": time.monotonic() - began,
             }
