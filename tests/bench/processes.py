@@ -12,6 +12,13 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def thread_cpu_seconds(pid: int, name: str) -> float:
+    """Time that the one thread of this name in a process has run so far, to the nanosecond."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    [thread] = [task for task in threads if (task / "comm").read_text().strip() == name]
+    return int((thread / "schedstat").read_text().split()[0]) / 1e9
+
+
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM now."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -8,9 +8,10 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from colony import ReportStatus
 from colony.models import TaskSpec, WorkerState
@@ -19,7 +20,7 @@ from colony.spawning import Batch
 from colony.testing import Fleet, Node, wait_until
 from tests.bench.definition import STEADY_SECONDS
 from tests.bench.fleet import Row, calls_file, open_fleet
-from tests.bench.processes import cpu_seconds
+from tests.bench.processes import cpu_seconds, thread_cpu_seconds
 
 TUNED = {"beat_interval": "0.3", "lease": "1", "sweep_interval": "0.1"}
 """Settings for those who want rescues within 2 s; a beat costs little (see (m))."""
@@ -95,7 +96,8 @@ async def rolling_restart(workers: int) -> list[Row]:
 
 
 async def idle_cost(workers: int) -> list[Row]:
-    """(m) CPU of a node that has nothing to do, with and without so many that wait."""
+    """(m) CPU of heart and janitor, and of all of a node that has nothing to do, with and without so many
+    that wait."""
     async with open_fleet(1, 1, {"max_pending": str(2 * workers)}) as (fleet, redis):
         [node], runtime = fleet.nodes, fleet.runtime
         await runtime.spawn("wait", agent="waiting")
@@ -114,8 +116,9 @@ async def idle_cost(workers: int) -> list[Row]:
     return [
         Row(
             f"(m) idle node, {workers:,} parked, {workers:,} waiting",
-            f"node {full[0]:.2f} % of a core, Redis {full[1]:.2f} %",
-            f"with nobody: node {empty[0]:.2f} %, Redis {empty[1]:.2f} %",
+            f"heart and janitor {full.keepers:.2f} % of a core, the whole node {full.node:.2f} %",
+            f"Redis {full.redis:.2f} %; with nobody {empty.keepers:.2f}, {empty.node:.2f}, "
+            f"{empty.redis:.2f} %",
         )
     ]
 
@@ -154,13 +157,27 @@ async def _state_is(runtime: ColonyRuntime, state: WorkerState, workers: int) ->
     return (await runtime.get_stats()).states[state] == workers
 
 
-async def _idle(*pids: int) -> Sequence[float]:
-    """Per cent of a core that each of these processes uses."""
-    before = [cpu_seconds(pid) for pid in pids]
-    began = time.perf_counter()
+class _Used(NamedTuple):
+    """Of the threads of heart and janitor, of their whole node, of Redis."""
+
+    keepers: float
+    node: float
+    redis: float
+
+
+async def _idle(node: int, redis: int) -> _Used:
+    """Per cent of a core."""
+    before, began = _used(node, redis), time.perf_counter()
     await asyncio.sleep(IDLE_SECONDS)
     took = time.perf_counter() - began
-    return [100 * (cpu_seconds(p) - b) / took for p, b in zip(pids, before, strict=True)]
+    now = _used(node, redis)
+    return _Used(*(100 * (n - b) / took for n, b in zip(now, before, strict=True)))
+
+
+def _used(node: int, redis: int) -> _Used:
+    """Seconds of each so far."""
+    keepers = [thread_cpu_seconds(node, name) for name in ("colony-heart", "colony-janitor")]
+    return _Used(sum(keepers), cpu_seconds(node), cpu_seconds(redis))
 
 
 def _first_after(calls: Path, moment: float) -> dict[str, float]:
