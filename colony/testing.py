@@ -30,11 +30,13 @@ from typing import Any, ClassVar, Protocol, Self
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from colony.errors import ColonyError
 from colony.redis_server import EmbeddedRedis
 from colony.runtime import ColonyRuntime
 from colony.settings import Settings
+from colony.store.keys import COLONIES
 
 START_SECONDS = 30.0
 END_SECONDS = 20.0
@@ -177,7 +179,7 @@ class Fleet:
 
     @property
     def colony_id(self) -> str:
-        """The colony's name, read from the definition's module in a child process."""
+        """The colony's name, as its nodes have registered it."""
         return self._colony_id
 
     async def __aenter__(self) -> Self:
@@ -186,12 +188,11 @@ class Fleet:
                 self.redis_url = self._stack.enter_context(redis_for_tests())
             self._logs = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             self._stack.push_async_callback(self._end_nodes)
-            first = [self.start_node() for _ in range(self._wanted)]
-            self._colony_id = await asyncio.to_thread(self._ask_colony_id)
+            await self._until_ready([self.start_node() for _ in range(self._wanted)])
+            self._colony_id = await asyncio.to_thread(self._find_colony_id)
             self._runtime = await self._stack.enter_async_context(
                 ColonyRuntime(self._colony_id, settings=self._producer_settings())
             )
-            await self._until_ready(first)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -278,6 +279,14 @@ class Fleet:
         }
         return Settings(**{"redis_url": self.redis_url, **given})  # type: ignore[arg-type]
 
+    def _find_colony_id(self) -> str:
+        """What the first nodes have registered, if that is all that Redis knows; else a child is asked."""
+        names: set[str] = set()
+        if self._wanted:
+            with contextlib.suppress(RedisError), _client(self.redis_url) as redis:
+                names = redis.smembers(COLONIES)
+        return names.pop() if len(names) == 1 else self._ask_colony_id()
+
     def _ask_colony_id(self) -> str:
         """Asked once for all fleets of one definition and one environment of theirs."""
         asker = self.definition, self._cwd, frozenset(self._settings.items())
@@ -298,6 +307,10 @@ class Fleet:
         if asked.returncode:
             raise ColonyError(f"{self.definition!r} does not load:\n{asked.stderr}")
         return asked.stdout.strip()
+
+
+def _client(url: str) -> Redis:
+    return Redis.from_url(url, decode_responses=True, socket_timeout=2)
 
 
 def _variables(settings: Mapping[str, str]) -> dict[str, str]:
