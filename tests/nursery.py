@@ -1,9 +1,10 @@
-"""The nursery: one process that has imported what a node imports, and forks a node whenever a test wants one.
+"""The nursery: one process that has imported what a node, a beat and a gateway import, and forks one
+whenever a test wants it.
 
-Importing takes a node a second of a core, and the tests start hundreds: as forks they start in a tenth
-of that. What a fork runs is what ``python -m workers …`` runs, with the environment, the directory and
-the log it was given, in a session of its own. Tests of the command line, of the pools and of chaos
-start their processes the long way.
+Importing takes them a second or two of a core, and the tests start hundreds: as forks they start in a tenth
+of that. What a fork runs is what ``python -m workers …`` or ``colony …`` runs, with the environment, the
+directory and the log it was given, in a session of its own. Tests of the command line, of the pools and of
+chaos start their processes the long way.
 
     pytest ──{argv, env, cwd, log}──▶ nursery ──fork──▶ node
            ◀──{pid} … {pid, code}────
@@ -29,8 +30,14 @@ from typing import Any, NoReturn
 
 from colony.testing import Node, Process, start_process
 
-IMPORTED = ("workers.serve",)
-"""What a node is likely to need; none of it may read the environment or start a thread when it is
+FORKED = ("workers", "colony.cli")
+"""The modules that forks run."""
+IMPORTED = (
+    "workers.serve",
+    *("celery.bin.celery", "flower.command", "kombu.matcher", "genai_prices.data"),
+    *("colony.cli.app", "colony.gateway.app"),
+)
+"""What they are likely to need; none of it may read the environment or start a thread when it is
 imported."""
 
 
@@ -48,7 +55,7 @@ class Nursery:
         self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
     ) -> Forked:
         """A node, once it is a process. Its log is there at once, as its readers expect."""
-        log.write_bytes(b"")
+        log.touch()
         order = {
             "argv": list(argv),
             "env": dict(env),
@@ -135,18 +142,18 @@ class Forked:
 NURSERY = Nursery()
 
 
-def start_node(
-    command: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path
-) -> Process:
-    """Nodes as forks of the nursery, anything else, or with TEST_EXEC set, as a process that is new."""
-    if list(command[:3]) == [sys.executable, "-m", "workers"] and not os.environ.get("TEST_EXEC"):
+def start(command: Sequence[str], env: Mapping[str, str], cwd: Path | None, log: Path) -> Process:
+    """Nodes, beats and gateways as forks of the nursery, anything else, or with TEST_EXEC set, as a process
+    that is new."""
+    known = list(command[:2]) == [sys.executable, "-m"] and command[2] in FORKED
+    if known and not os.environ.get("TEST_EXEC"):
         return NURSERY.start(command[2:], env, cwd, log)
     return start_process(command, env, cwd, log)
 
 
 def pytest_configure() -> None:
     """Have the fleets of this run start their nodes here."""
-    Node.start = staticmethod(start_node)
+    Node.start = staticmethod(start)
 
 
 def serve(theirs: socket.socket) -> None:

@@ -96,8 +96,7 @@ async def journey(
         await stack.enter_async_context(fleet)
         node = fleet.start_node(**{**own, "redis_url": url("node")})
         gateway = Gateway(url("gateway"), folder / "gateway.log", **given)
-        stack.callback(gateway.process.wait)
-        stack.callback(gateway.process.kill)
+        stack.callback(gateway.kill)
         beat = _start(folder, given, url("beat"), "beat", [*CLI, "beat", DEFINITION])
         port = free_port()
         command = [*CLI, "flower", "--colony", "secure", "--port", str(port)]

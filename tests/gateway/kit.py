@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -15,6 +15,8 @@ from typing import Any
 import httpx2
 
 from colony.runtime import ColonyRuntime
+from colony.testing import Process
+from tests.nursery import start
 
 START_SECONDS = 30.0
 END_SECONDS = 20.0
@@ -46,9 +48,8 @@ class Gateway:
         self._env = {**kept, "COLONY_REDIS_URL": redis_url, **given}
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as out:
-            return subprocess.Popen(self._command, env=self._env, stdout=out, stderr=out)
+    def _start(self) -> Process:
+        return start(self._command, self._env, None, self.log)
 
     def wait_ready(self) -> None:
         """Return when it answers that it is ready."""
@@ -70,7 +71,7 @@ class Gateway:
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.process.kill()
+        self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def restart(self) -> None:
