@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+
+from colony.testing import wait_until
 
 
 @dataclass(slots=True)
@@ -55,6 +57,15 @@ class Listener:
         with suppress(httpx2.TransportError, TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.listen()
+
+    async def listen_until(self, condition: Callable[[], object], what: str) -> None:
+        """Listen on one connection, and be killed once the condition holds."""
+        listening = asyncio.create_task(self.listen())
+        try:
+            await wait_until(condition, what=what)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     def _dispatch(self, block: list[str]) -> None:
         fields: dict[str, str] = {}
