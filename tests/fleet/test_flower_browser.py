@@ -126,7 +126,12 @@ async def test_the_fleet_in_a_browser(
     await wait_until(rescued, 15, what="its worker runs elsewhere")
     await page.goto(f"{shown.url}/task/{children[0]}")
     up = page.locator(f"a[href$='/task/{tree}']").first
-    await up.wait_for()
+
+    async def shows_parent() -> bool:
+        await page.reload()  # a page of Flower says what Flower knew when it was asked for
+        return await up.is_visible()
+
+    await wait_until(shows_parent, 20, what="the page of a child has the way to its parent")
     await page.screenshot(path=folder / "task.png")
     await up.click()
     await page.wait_for_url(f"**/task/{tree}")

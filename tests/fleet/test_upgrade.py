@@ -9,7 +9,7 @@ import pytest
 from tests.upgrade.checks import check
 from tests.upgrade.journey import upgraded
 
-pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+pytestmark = [pytest.mark.fleet, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 async def test_a_rolling_upgrade_under_load_loses_nothing_and_repeats_nothing(

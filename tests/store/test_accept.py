@@ -155,9 +155,11 @@ async def test_twenty_callers_with_one_key_get_one_worker(store: Store, redis_ur
     assert await store.ids_in(WorkerState.PENDING) == answers[0][1]
 
 
-async def test_a_key_names_even_the_largest_answer(store: Store) -> None:
+async def test_a_key_names_even_the_largest_answer(store: Store, redis_url: str) -> None:
     """The key of a spawn of 10,000 returns all its ids, in order."""
-    first = await accepted(store, 10_000, idempotency_key="large")
+    patient = Store(Link(redis_url, patience=timedelta(minutes=1)), store.colony_id)
+    first = await accepted(patient, 10_000, idempotency_key="large")
+    await patient.link.close()
     verdict, again = await store.accept(
         new_workers(), ring_again_after=SOON, idempotency_key="large"
     )
