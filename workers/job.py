@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from celery import states
 from celery.app.task import Context
 from celery.app.trace import ExceptionInfo
-from celery.exceptions import Reject, SoftTimeLimitExceeded, Terminated
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, Terminated
 from celery.worker import state as worker_state
 
 from workers.coroutine_task import Outcome, replay
@@ -113,8 +113,16 @@ def conclude(job: Job, outcome: Outcome) -> None:
         soft = job.cut is Cut.SOFT_TIME_LIMIT
         error = SoftTimeLimitExceeded() if soft else futures.CancelledError("cancelled")
         trace(job, Outcome(error=error))
+    elif isinstance(outcome.error, Ignore) and job.task.quiet_ignore and job.call.request:
+        _ignore(job.call.request)
     else:
         trace(job, outcome)
+
+
+def _ignore(request: Any) -> None:
+    """What is left of Celery's way with an ignored task when nobody wants to hear of it."""
+    worker_state.task_ready(request)
+    request.acknowledge()
 
 
 def trace(job: Job, outcome: Outcome | None) -> None:

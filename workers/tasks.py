@@ -24,10 +24,11 @@ class RunWorker(CoroutineTask):
     """``colony.run_worker(worker_id)``: look at a worker, and run it if it is to be run.
 
     Returns nothing once the worker is terminal; raises Ignore while it is not, so that a chord does
-    not count it.
+    not count it: at each hand-over, each park, and of each doorbell that came too late.
     """
 
     name = RUN_WORKER
+    quiet_ignore = True
     Request = StoppingRequest
     acks_late = False
     ignore_result = True

@@ -99,6 +99,15 @@ async def ignore(request: Any) -> None:
 
 
 @coroutine_task
+async def ignore_quietly(request: Any) -> None:
+    await redis().incr(f"ran:{request.id}")
+    raise Ignore
+
+
+ignore_quietly.quiet_ignore = ignore_quietly.acks_late = True
+
+
+@coroutine_task
 async def reject(request: Any) -> None:
     await redis().incr(f"ran:{request.id}")
     raise Reject("not mine", requeue=False)

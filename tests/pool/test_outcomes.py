@@ -47,11 +47,17 @@ def test_an_exit_fails_its_task_and_leaves_the_node_alone(node: Node, send: Send
     assert send("echo", 1).get() == 1
 
 
-def test_ignore_stores_nothing_and_frees_its_slot(node: Node, send: Send, store: "Redis") -> None:
-    result = send("ignore")
+@pytest.mark.parametrize("name", ["ignore", "ignore_quietly"])
+def test_ignore_stores_nothing_and_frees_its_slot(
+    node: Node, send: Send, store: "Redis", name: str
+) -> None:
+    result = send(name)
     until(lambda: store.get(f"ran:{result.id}") == "1")
     until(lambda: node.ask("active") == [])
     assert result.state == states.STARTED
+    until(lambda: store.hlen("unacked") == 0)
+    heard = f"Task pool.{name}[{result.id}] ignored" in node.text()
+    assert heard == (name == "ignore")
 
 
 def test_reject_is_a_failure_that_is_not_run_again(node: Node, send: Send, store: "Redis") -> None:
