@@ -12,11 +12,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def thread_cpu_seconds(pid: int, name: str) -> float:
-    """Time that the one thread of this name in a process has run so far, to the nanosecond."""
+def threads_cpu_seconds(pid: int, name: str) -> float:
+    """Time that the threads of this name have run so far, to the nanosecond: a role's own, and those that it
+    has started, which inherit its name."""
     threads = Path(f"/proc/{pid}/task").iterdir()
-    [thread] = [task for task in threads if (task / "comm").read_text().strip() == name]
-    return int((thread / "schedstat").read_text().split()[0]) / 1e9
+    named = [task for task in threads if (task / "comm").read_text().strip() == name]
+    if not named:
+        raise ValueError(f"process {pid} has no thread named {name}")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in named) / 1e9
 
 
 def resident_bytes(pid: int) -> int:

@@ -20,7 +20,7 @@ from colony.spawning import Batch
 from colony.testing import Fleet, Node, wait_until
 from tests.bench.definition import STEADY_SECONDS
 from tests.bench.fleet import Row, calls_file, open_fleet
-from tests.bench.processes import cpu_seconds, thread_cpu_seconds
+from tests.bench.processes import cpu_seconds, threads_cpu_seconds
 
 TUNED = {"beat_interval": "0.3", "lease": "1", "sweep_interval": "0.1"}
 """Settings for those who want rescues within 2 s; a beat costs little (see (m))."""
@@ -176,7 +176,7 @@ async def _idle(node: int, redis: int) -> _Used:
 
 def _used(node: int, redis: int) -> _Used:
     """Seconds of each so far."""
-    keepers = [thread_cpu_seconds(node, name) for name in ("colony-heart", "colony-janitor")]
+    keepers = [threads_cpu_seconds(node, name) for name in ("colony-heart", "colony-janitor")]
     return _Used(sum(keepers), cpu_seconds(node), cpu_seconds(redis))
 
 
