@@ -148,8 +148,14 @@ def _work(agents: int, rounds: int, *, quick: bool) -> dict[str, list[Callable[[
         "parents": [lambda: asyncio.run(batches.parked_parents(agents))],
         "stop": [lambda: asyncio.run(batches.stop_tree())],
         "rescue": [
-            lambda: asyncio.run(survival.rescue(agents // 10, "default", {})),
-            lambda: asyncio.run(survival.rescue(agents // 10, "tuned", survival.TUNED)),
+            lambda: asyncio.run(
+                survival.rescue(agents // 10, "default", {}, survival.RESCUE_SECONDS)
+            ),
+            lambda: asyncio.run(
+                survival.rescue(
+                    agents // 10, "tuned", survival.TUNED, survival.TUNED_RESCUE_SECONDS
+                )
+            ),
         ],
         "drain": [lambda: asyncio.run(survival.drain(agents))],
         "rolling": [lambda: asyncio.run(survival.rolling_restart(agents // 5))],
