@@ -36,7 +36,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     """A node with room for 20 of 30 children; their parent waits for them."""
     with gates(tmp_path_factory.mktemp("top")):
-        async with Fleet("tests.fleet.tree_definitions:trees", concurrency=20) as fleet:
+        async with Fleet(
+            "tests.fleet.tree_definitions:trees", concurrency=20, drain_grace="0.5"
+        ) as fleet:
             [parent] = await fleet.runtime.spawn(f"fan {CHILDREN} hold never")
             await children_of(fleet.runtime, parent, CHILDREN)
             await until_states(fleet.runtime, [parent], WorkerState.PARKED)
