@@ -11,7 +11,8 @@ tracer's side in `workers.job`, the task and its replay in `workers.coroutine_ta
 The tracer cannot await, so the coroutine runs first and `CoroutineTask.run` then returns or raises
 what came of it. Blocking writes stay off the loop. The surprise: `task_prerun`, `before_start`
 and the tracer's own log line ("succeeded in") come after the coroutine; `self.request` and
-`self.retry` are the tracer thread's, so the coroutine is handed its request instead.
+`self.retry` are the tracer thread's, so the coroutine is handed its request instead. An Ignore of a
+task that is `quiet_ignore` (a worker handed over, or parked) does without the tracer.
 
 CPU per task, 1,000 at concurrency 1,000, measured on two cores: no-op 1.3 ms here, 1.3 with the
 tracer in a greenlet, 1.1 with -P threads; sleeping 1 s 1.2, 1.1 and 3.4 ms, 69, 78 and 175 MB.

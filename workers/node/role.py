@@ -117,7 +117,7 @@ class Role:
 
 
 def _tell_kernel(name: str) -> None:
-    """The name of this thread (Linux; its first 15 bytes), which Python does before 3.14 not tell: `top -H`
+    """The name of this thread (Linux; its first 15 bytes), which Python before 3.14 does not tell: `top -H`
     and the benchmark then say what each role costs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
