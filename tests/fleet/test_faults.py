@@ -75,8 +75,8 @@ async def test_killed_there_all_comes_through_once(fleet_of_none: Fleet, point: 
     [root] = await runtime.spawn(f"fan {CHILDREN} fetch")
     done = OnComplete(task="shop.done", queue=f"shop-{point}")
     batch = await runtime.spawn_batch(["fetch", "fail", "fetch"], on_complete=done)
-    following = fleet.start_node()
     assert faulty.wait(10) == -9, "the point was not reached"
+    following = fleet.start_node()
 
     result = await joined(runtime, batch.id, 30)
     assert [member.worker_id for member in result.members] == batch
