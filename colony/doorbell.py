@@ -128,9 +128,9 @@ class Doorbells:
     async def in_time(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One of the verbs below, in a thread. Raises `StoreUnavailable`, also when it has not returned after
         `connect_timeout`: a broker that is cut off takes its time to say nothing. It may be done later."""
-        doing = asyncio.to_thread(verb, *args, **kwargs)
         try:
-            return await asyncio.wait_for(doing, self._patience)
+            async with asyncio.timeout(self._patience):
+                return await asyncio.to_thread(verb, *args, **kwargs)
         except TimeoutError:
             raise StoreUnavailable(
                 f"the broker at {self._where} has not answered within {self._patience:g} s"

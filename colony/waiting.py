@@ -84,7 +84,8 @@ class Waiting:
         while not self._confirmed.is_set():
             await self._store.link.call("PING")  # fails with a clear error while Redis is away
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._confirmed.wait(), 1.0)
+                async with asyncio.timeout(1.0):  # `wait_for` may lose the end of our own time
+                    await self._confirmed.wait()
 
     async def _listen(self) -> None:
         async with contextlib.aclosing(

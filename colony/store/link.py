@@ -18,9 +18,9 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from redis import exceptions as redis_errors
@@ -60,6 +60,7 @@ TRANSIENT_REPLIES = (
     redis_errors.MasterDownError,
 )
 
+T = TypeVar("T")
 Reply = Any
 Command = tuple[Any, ...]
 Asked = tuple[float, Command, asyncio.Future[Reply]]
@@ -96,6 +97,18 @@ def _closed_is_lost() -> Iterator[None]:
         if "handler is closed" not in str(error):
             raise
         raise ConnectionError("the connection was closed by the other end") from error
+
+
+async def heeding(sending: Awaitable[T]) -> T:
+    """Await something that redis-py sends, and be cancelled if that was asked for meanwhile. It sends in
+    `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it returns
+    (python/cpython#96764): who listened would do so for ever, and who closes would wait for that."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    sent = await sending
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return sent
 
 
 class Link:
@@ -334,7 +347,7 @@ class Link:
         for command in commands:
             pipeline.execute_command(*command)
         with _closed_is_lost():
-            replies = await pipeline.execute(raise_on_error=False)
+            replies = await heeding(pipeline.execute(raise_on_error=False))
         for reply in replies:
             if isinstance(reply, TRANSIENT_REPLIES):
                 raise reply
@@ -343,7 +356,7 @@ class Link:
     async def _greet(self) -> None:
         try:
             with _closed_is_lost():
-                info = await self._redis.info("server")
+                info = await heeding(self._redis.info("server"))
         except redis_errors.ResponseError as error:
             if "HELLO" not in str(error):
                 raise self._trouble(error, "the command 'info'") or error from error

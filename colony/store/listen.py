@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.asyncio.client import PubSub
 
-from colony.store.link import CONNECTION_LOST, Link, safe_url
+from colony.store.link import CONNECTION_LOST, Link, heeding, safe_url
 
 log = logging.getLogger("colony.listen")
 
@@ -27,7 +27,7 @@ async def listen(link: Link, channel: str) -> AsyncGenerator[str | None, None]:
     while True:
         try:
             async with link.pubsub() as pubsub:
-                await pubsub.subscribe(channel)
+                await heeding(pubsub.subscribe(channel))
                 async for message in _messages(pubsub):
                     pause = 0.05
                     yield message
@@ -53,7 +53,7 @@ async def _messages(pubsub: PubSub) -> AsyncIterator[str | None]:
                     f"nothing was heard for {2 * SILENCE_SECONDS:g} s, not even an answer"
                 )
             if not asked:
-                await pubsub.ping()
+                await heeding(pubsub.ping())
                 asked = True
             continue
         heard, asked = loop.time(), False

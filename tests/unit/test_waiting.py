@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
+import pytest
 import pytest_asyncio
 from redis import Redis
+from redis.asyncio.connection import AbstractConnection as Connection
 
 from colony.models import Report
 from colony.redis_server import EmbeddedRedis
-from colony.store import Store
+from colony.store import Store, listen
 from colony.testing import wait_until
 from colony.waiting import Ended, Waiting
 from tests.store.kit import (
@@ -152,3 +154,30 @@ async def test_closing_ends_every_wait(store: Store) -> None:
     done, _ = await asyncio.wait([task], timeout=5)
     assert done
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_who_ends_while_it_asks_for_a_word_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """A cancellation in the very moment in which a listener has sent something is not lost, at any of its
+    first questions (Python 3.11 loses it in `asyncio.wait_for`, in which redis-py sends)."""
+    monkeypatch.setattr(listen, "SILENCE_SECONDS", 0.01)
+    send = Connection._send_packed_command
+    sent = 0
+
+    async def cancel_as_it_returns(self: Connection, command: Iterable[bytes]) -> None:
+        nonlocal sent
+        await send(self, command)
+        if any(word in b"".join(command) for word in (b"SUBSCRIBE", b"PING")):
+            sent += 1
+            if sent == nth:
+                asyncio.get_running_loop().call_soon(listening.cancel)
+
+    monkeypatch.setattr(Connection, "_send_packed_command", cancel_as_it_returns)
+    listening = asyncio.create_task(Waiting(store)._listen())
+    done, _ = await asyncio.wait({listening}, timeout=5)
+    listening.cancel()
+    assert done, "it listens on"
+    assert sent == nth
+    assert listening.cancelled()

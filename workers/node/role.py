@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import sys
@@ -98,10 +99,9 @@ class Role:
         began = self._loop.time()
         await self._attempt(self.round(store))
         pause = self.interval.total_seconds() - (self._loop.time() - began)
-        try:
-            await asyncio.wait_for(self._stopping.wait(), max(0.0, pause))
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, pause)):
+                await self._stopping.wait()
 
     async def _attempt(self, work: object) -> None:
         try:
